@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'AudioError', 'LeakageError', 'check_name', 'require', 'project_root', 'outputs_root', 'cache_root',
-           'data_root', 'resolve_preset', 'key_of', 'named_seed', 'atomic_path', 'write_text', 'write_json', 'versions',
-           'git_commit']
+           'data_root', 'resolve_preset', 'key_of', 'named_seed', 'atomic_path', 'write_text', 'write_json', 'progress',
+           'versions', 'git_commit']
 
 # %% ../nbs/00_core.ipynb #1b518cbc
 import contextlib
@@ -149,6 +149,18 @@ def write_json(
     return write_text(path, json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 # %% ../nbs/00_core.ipynb #283d821b
+def progress(
+    total:int, # Steps to come
+    what:str, # What is being done, e.g. `features of emovo`
+    unit:str="file", # What a step is
+): # A `tqdm` bar to call `update()` on; use it in a `with`
+    "A progress bar that appears after 3 seconds"
+    import sys
+    from tqdm.auto import tqdm
+    live = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(total=total, desc=what, unit=unit, delay=3, mininterval=.1 if live else 30, leave=False)
+
+# %% ../nbs/00_core.ipynb #ab283ab1
 def versions()->dict: # Package -> version
     "Versions of Python and of the installed packages that results depend on"
     import platform
@@ -158,7 +170,7 @@ def versions()->dict: # Package -> version
         with contextlib.suppress(PackageNotFoundError): found[name] = version(name)
     return found
 
-# %% ../nbs/00_core.ipynb #40d89392
+# %% ../nbs/00_core.ipynb #245628ca
 def git_commit()->str: # Hash, with `+` when tracked files differ from it; empty outside a checkout
     "The commit the checkout stands at"
     import subprocess

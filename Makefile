@@ -1,0 +1,61 @@
+# GNU make 3.81 and the shells of Linux and macOS are enough.
+PYTHON      ?= python3
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+BIN         := .venv/bin
+READY       := .venv/.ready
+NEEDS_VENV   = @test -f $(READY) || { echo "there is no finished .venv here: run 'make test' (or 'make demo') first, which makes it" >&2; exit 1; }
+
+ifneq ($(filter-out cpu,$(TORCH)),)
+$(error TORCH=$(TORCH) is not known: write TORCH=cpu for PyTorch's CPU builds, or leave it out)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: demo test lab lib readme bench reproduce clean help
+
+demo: $(READY) ## exp2 on the demo corpus, all five sessions, then the pooled table (TORCH=cpu: no GPU packages)
+	for n in 0 1 2 3 4; do $(BIN)/ser-nb exp2 -f params/exp2/demo.yaml -p session $$n || exit 1; done
+	$(BIN)/ser-nb pool exp2 -f params/exp2/demo.yaml
+
+test: $(READY) ## pytest, then every notebook with nbdev_test (TORCH=cpu: no GPU packages)
+	@failed=0; $(BIN)/pytest || failed=1; $(BIN)/nbdev_test --n_workers 2 --do_print --timing || failed=1; exit $$failed
+
+lab: ## JupyterLab on the notebooks
+	$(NEEDS_VENV)
+	$(BIN)/jupyter lab nbs
+
+lib: ## the library from the notebooks, and the notebooks cleaned
+	$(NEEDS_VENV)
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+
+readme: ## README.md from nbs/index.ipynb
+	$(NEEDS_VENV)
+	$(BIN)/python tools/readme.py
+
+bench: ## every side-by-side measurement of benchmarks/
+	$(NEEDS_VENV)
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+reproduce: ## every run behind outputs/recorded/ again
+	$(NEEDS_VENV)
+	$(BIN)/ser-nb reproduce
+
+clean: ## remove the cache, build files and every output that is not recorded; .venv stays
+	rm -rf .cache build dist _docs _proc ser_nb.egg-info .pytest_cache .ruff_cache
+	find outputs -mindepth 1 -maxdepth 1 ! -name recorded ! -name .gitkeep -exec rm -rf {} +
+	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+# Touched last: an installation that was killed half-way is done again.
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON) here: install Python 3.11 or newer, or name one: make test PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit("$(PYTHON) is Python %d.%d and ser_nb needs 3.11 or newer: name another one, e.g. make test PYTHON=python3.12" % v[:2] if v < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+ifeq ($(TORCH),cpu)
+	$(BIN)/pip install --no-deps --index-url $(TORCH_INDEX) $$(grep -E '^torch(audio)?==' requirements.lock)
+endif
+	$(BIN)/pip install -r requirements.lock
+	$(BIN)/pip install --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,22 @@
+"What every test stands on: the folder of the checkout, and runs and caches that stay out of it"
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.pop("IN_TEST", None)
+os.environ.update(MPLBACKEND="Agg", HF_HUB_OFFLINE="1")
+
+
+@pytest.fixture(scope="session")
+def root(): return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _scratch(tmp_path_factory):
+    "One empty outputs folder and one empty cache for the whole session"
+    folder = tmp_path_factory.mktemp("ser_nb")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SER_NB_OUTPUTS", str(folder/"outputs"))
+        patch.setenv("SER_NB_CACHE", str(folder/"cache"))
+        yield
