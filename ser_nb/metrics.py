@@ -29,9 +29,9 @@ def recalls(
     prediction, # Predicted labels, shape (n,)
     labels:list, # All classes
 )->dict: # Label -> recall in [0, 1]; None for a class without test rows
-    "Recall of each class"
+    "Recall of each class; raises ValueError for a label that is not in `labels`"
     import audmetric
-    present = [e for e in labels if e in set(truth)]
+    present = [e for e, n in zip(labels, confusion(truth, prediction, labels).sum(1)) if n]
     found = audmetric.recall_per_class(truth, prediction, labels=labels, zero_division=0)
     return {e: float(found[e]) if e in present else None for e in labels}
 
@@ -61,7 +61,7 @@ def f1_macro(
 )->float: # In [0, 1]
     "Mean over the classes that occur in `truth` of the F1 score"
     from sklearn.metrics import f1_score
-    present = [e for e in labels if e in set(truth)]
+    present = [e for e, n in zip(labels, confusion(truth, prediction, labels).sum(1)) if n]
     return float(f1_score(truth, prediction, labels=present, average="macro", zero_division=0))
 
 # %% ../nbs/02_metrics.ipynb #c3dca955

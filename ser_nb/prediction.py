@@ -8,6 +8,7 @@ __all__ = ['CLASSIFIERS', 'LEARNING_RATES', 'Recogniser', 'classify', 'class_num
 
 # %% ../nbs/61_prediction.ipynb #ea24819c
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from .core import AudioError, atomic_path, cache_root, check_name, key_of, named_seed, progress, write_json
-from .data.audio import read_audio
+from .data.audio import audio_info, check_duration, read_audio
 from .data.partition import Fold, Guard
 from .data.transform import apply_scaler, fit_scaler, standardise
-from .features.cache import Features
+from .features.cache import Features, file_digest
 from .features.functionals import functionals_of, made_of
 from .metrics import uar
 from .run import stage
@@ -183,7 +184,7 @@ def save(
     from safetensors.numpy import save_file
     folder = Path(folder)
     with atomic_path(folder/"model.safetensors") as part: save_file({k: np.ascontiguousarray(v) for k, v in model.arrays.items()}, part)
-    write_json(folder/"config.json", dict(format="ser_nb recogniser 1", **model.config))
+    write_json(folder/"config.json", dict(format="ser_nb recogniser 1", key=key_of(model.config, file_digest(folder/"model.safetensors")), **model.config))
     return folder
 
 _loaded = None   # the recogniser that `load` returned last; `predict` uses it by default
@@ -203,7 +204,9 @@ def load(
         arrays = load_file(folder/"model.safetensors")
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as e: raise ValueError(f"{folder}: the recogniser is damaged ({e}); save or copy it again") from e
     if not isinstance(config, dict) or config.pop("format", None) != "ser_nb recogniser 1": raise ValueError(f"{folder}/config.json is not that of a ser_nb recogniser; expected the key format='ser_nb recogniser 1'")
-    if arrays["mean"].shape != (config["n_features"],): raise ValueError(f"{folder}: the scaler has {len(arrays['mean'])} features, config.json says {config['n_features']}; copy both files from one run")
+    if config.pop("key", None) != key_of(config, file_digest(folder/"model.safetensors")): raise ValueError(f"{folder}: config.json and model.safetensors do not belong together, or one was changed; copy both from one run")
+    here = made_of(config["features"])
+    if config["made_of"] != here: warnings.warn(f"{folder}: its features were made of {config['made_of']}, here they are made of {here}; probabilities may differ", stacklevel=2)
     _loaded = Recogniser(config, arrays)
     return _loaded
 
@@ -233,7 +236,7 @@ def predict(
 )->pd.DataFrame: # One row per signal: `prediction` and `p_<label>`, which sum to 1 (means over the repeats)
     "Emotion probabilities of signals; raises AudioError for a signal that is no utterance"
     model = _model(model)
-    signals = signal if isinstance(signal, (list, tuple)) and np.ndim(signal[0]) else [signal]
+    signals = signal if isinstance(signal, (list, tuple)) and len(signal) and np.ndim(signal[0]) else [signal]
     X = np.stack([functionals_of(s, sampling_rate, model.config["features"]) for s in signals])
     return _table(model, _probabilities(model, X), range(len(X)))
 
@@ -247,6 +250,7 @@ def predict_files(
     with progress(len(files), "predicting") as bar:
         for file in files:
             try:
+                check_duration(audio_info(file)["duration"], file)
                 X.append(functionals_of(*read_audio(file), model.config["features"]))
                 done.append(str(file))
             except AudioError as e: failures.append((str(file), str(e)))

@@ -59,10 +59,10 @@ FEW_SPEAKERS = 8
 
 def hits_of(
     predictions:pd.DataFrame, # See `ser_nb.run.check_predictions`
-)->pd.DataFrame: # One row per utterance: corpus, file, start, speaker, truth, hit (share of the repeats that are right)
+)->pd.DataFrame: # One row per utterance: corpus, file, start, end, speaker, truth, hit (share of the repeats that are right)
     "Repeats averaged for each utterance; the speaker is told apart by corpus"
     t = predictions.assign(hit=(predictions.truth == predictions.prediction).astype(float), speaker=predictions.corpus + "/" + predictions.speaker)
-    return t.groupby(["corpus", "file", "start"], sort=True).agg(speaker=("speaker", "first"), truth=("truth", "first"), hit=("hit", "mean")).reset_index()
+    return t.groupby(["corpus", "file", "start", "end"], sort=True, dropna=False).agg(speaker=("speaker", "first"), truth=("truth", "first"), hit=("hit", "mean")).reset_index()
 
 # %% ../nbs/03_statistics.ipynb #9ebd0a3e
 def score(
@@ -85,7 +85,7 @@ def score(
 # %% ../nbs/03_statistics.ipynb #bbf24e59
 def _pair(a, b):
     a, b = hits_of(a), hits_of(b)
-    same = ["corpus", "file", "start", "speaker", "truth"]
+    same = ["corpus", "file", "start", "end", "speaker", "truth"]
     if not a[same].equals(b[same]): raise ValueError(f"the systems were not tested on the same rows ({len(a)} and {len(b)} utterances); compare them on one partition")
     return a.truth, (a.hit - b.hit).to_numpy(), a.speaker
 

@@ -77,10 +77,10 @@ def _fill(table, name, labels):
     for column in COLUMNS:
         if column in ("start", "end", "duration"):
             default = 0. if column == "start" else math.nan
-            table[column] = pd.to_numeric(table[column]).astype(float) if column in table else default
+            table[column] = _seconds(table, name, column) if column in table else default
         else: table[column] = table[column].fillna("").astype(str).str.strip() if column in table else ""
     table["start"] = table.start.fillna(0.)
-    table["file"] = table.file.str.replace("\\", "/")
+    table["file"] = table.file.map(lambda f: str(PurePosixPath(f.replace("\\", "/"))))
     if labels: table["emotion"] = table.emotion.map(lambda e: labels.get(e, e))
     for column, allowed, cure in (("emotion", EMOTIONS, "map it with labels={…: …}"), ("gender", GENDERS, "write female, male or nothing")):
         wrong = table[~table[column].isin((*allowed, ""))]
@@ -90,6 +90,14 @@ def _fill(table, name, labels):
     return table
 
 # %% ../../nbs/11_data.corpus.ipynb #5fc9dfe1
+def _seconds(table, name, column):
+    "A column of seconds as numbers"
+    numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
+    wrong = table[numbers.isna() & table[column].notna() & (table[column] != "")]
+    if len(wrong): raise ValueError(f"corpus {name!r}, file {wrong.file.iat[0]}: {column} is {wrong[column].iat[0]!r}, expected a number of seconds")
+    return numbers
+
+# %% ../../nbs/11_data.corpus.ipynb #f4328080
 def _check_files(table, name, root):
     "Files inside the root, each utterance once, segments the right way round"
     for file in table.file:
@@ -101,7 +109,7 @@ def _check_files(table, name, root):
     wrong = table[(table.start < 0) | (table.end <= table.start)]
     if len(wrong): raise ValueError(f"corpus {name!r}: segment {wrong.start.iat[0]}-{wrong.end.iat[0]} s of {wrong.file.iat[0]} is empty; start must be before end, in seconds")
 
-# %% ../../nbs/11_data.corpus.ipynb #f4328080
+# %% ../../nbs/11_data.corpus.ipynb #31919ed3
 def _measure(table, root):
     "Durations from the headers; rows whose file or segment cannot be read go to the problems"
     lengths, problems = {}, []
@@ -115,7 +123,7 @@ def _measure(table, root):
     table = table.assign(duration=table.end.fillna(seconds) - table.start)[~outside & seconds.notna()]
     return table, pd.DataFrame(problems, columns=["file", "reason"], dtype=str)
 
-# %% ../../nbs/11_data.corpus.ipynb #86cef374
+# %% ../../nbs/11_data.corpus.ipynb #800e02ba
 def demo_tones(
     folder, # Where to write `f/…` and `m/…` WAV files
     n:int=2, # Files to write
@@ -131,7 +139,7 @@ def demo_tones(
         rows.append(dict(file=f"{speaker}/{i}.wav", speaker=speaker, gender=GENDERS[i % 2], emotion=EMOTIONS[(i//2) % 4]))
     return rows
 
-# %% ../../nbs/11_data.corpus.ipynb #489a0548
+# %% ../../nbs/11_data.corpus.ipynb #143b2345
 def map_emotions(
     corpus:Corpus, # A labelled corpus
     mapping:dict, # E.g. `{"excited": "happy"}`; to `""` unlabels
@@ -142,7 +150,7 @@ def map_emotions(
         if new: check_name(new, EMOTIONS, "emotion")
     return replace(corpus, table=corpus.table.assign(emotion=corpus.table.emotion.map(lambda e: mapping.get(e, e))))
 
-# %% ../../nbs/11_data.corpus.ipynb #143b2345
+# %% ../../nbs/11_data.corpus.ipynb #7f7cbbd5
 def select(
     corpus:Corpus, # Any corpus
     **values, # Column = value or list of values, e.g. `emotion=["angry", "sad"]`
@@ -157,7 +165,7 @@ def select(
     if not len(table): raise ValueError(f"corpus {corpus.name!r}: no utterance has {values}; ask for fewer conditions")
     return replace(corpus, table=table.reset_index(drop=True))
 
-# %% ../../nbs/11_data.corpus.ipynb #a404ed4c
+# %% ../../nbs/11_data.corpus.ipynb #9609eb71
 def cut(
     corpus:Corpus, # Any corpus
     max_duration:float, # Seconds, > 0.1
@@ -172,7 +180,7 @@ def cut(
     table = table.assign(start=np.where(long, table.start + part*step, table.start), end=np.where(long, table.start + (part + 1)*step, table.end), duration=step)
     return replace(corpus, table=table.reset_index(drop=True))
 
-# %% ../../nbs/11_data.corpus.ipynb #535450e4
+# %% ../../nbs/11_data.corpus.ipynb #595dff46
 def to_csv(
     corpus:Corpus, # Any corpus
     path, # CSV to write; `file` stays relative to the corpus' root
@@ -181,7 +189,7 @@ def to_csv(
     with atomic_path(path) as part: corpus.table.to_csv(part, index=False, lineterminator="\n")
     return Path(path)
 
-# %% ../../nbs/11_data.corpus.ipynb #595dff46
+# %% ../../nbs/11_data.corpus.ipynb #1fd4554b
 def from_csv(
     path, # A CSV with `file` and any of `COLUMNS`; `label` counts as `emotion`
     root=None, # Folder that `file` is relative to; None = the CSV's own
@@ -191,7 +199,9 @@ def from_csv(
     "Read a corpus from a CSV; raises ValueError for one without the columns, FileNotFoundError for none"
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"{path}: no such CSV; expected a table with the columns file,label (and speaker, gender, session …)")
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=None, engine="python", encoding="utf-8-sig")
+    try:
+        with open(path, encoding="utf-8-sig") as f: head = f.readline()
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=max(",;\t", key=head.count), skipinitialspace=True, index_col=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e: raise ValueError(f"{path}: not a readable CSV ({e}); expected UTF-8 with the columns file,label") from e
     if "label" in table and "emotion" not in table: table = table.rename(columns={"label": "emotion"})
     for column, also in (("file", ""), ("emotion", " (or 'label')")):
@@ -199,7 +209,7 @@ def from_csv(
     table = table.replace({c: {"": None} for c in ("start", "end", "duration") if c in table})
     return make_corpus(name or path.stem, table.drop(columns=[c for c in ("corpus", "duration") if c in table]), root or path.parent, labels)
 
-# %% ../../nbs/11_data.corpus.ipynb #ca4abe05
+# %% ../../nbs/11_data.corpus.ipynb #4ff62c39
 def to_audformat(
     corpus:Corpus, # Any corpus
     folder, # Folder of the database; `db.yaml` and its tables are written there, audio is not copied
@@ -223,7 +233,7 @@ def to_audformat(
         for file in sorted(Path(part).iterdir()): os.replace(file, folder/file.name)
     return folder
 
-# %% ../../nbs/11_data.corpus.ipynb #4ff62c39
+# %% ../../nbs/11_data.corpus.ipynb #2ba118a0
 def from_audformat(
     folder, # Folder with `db.yaml`
     root=None, # Folder that the database's files are relative to; None = `folder`
@@ -248,7 +258,7 @@ def from_audformat(
     rows = rows.reset_index(drop=True).assign(file=list(files), start=starts, end=ends)
     return make_corpus(db.name, rows[[c for c in rows if c in COLUMNS]], root or folder, labels)
 
-# %% ../../nbs/11_data.corpus.ipynb #96190310
+# %% ../../nbs/11_data.corpus.ipynb #8250e4fb
 def corpus_key(
     corpus:Corpus, # Any corpus
 )->str: # 64 hexadecimal digits

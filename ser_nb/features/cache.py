@@ -6,7 +6,10 @@
 __all__ = ['file_digest', 'content_key', 'load_entry', 'save_entry', 'Features', 'extract']
 
 # %% ../../nbs/20_features.cache.ipynb #94b05252
+import functools
 import hashlib
+import io
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import AudioError, atomic_path, cache_root, key_of, progress
-from ..data.audio import check_signal, read_audio
+from ..data.audio import check_duration, check_signal, read_audio
 from ..data.corpus import Corpus
 
 # %% ../../nbs/20_features.cache.ipynb #cf268a8a
@@ -37,14 +40,24 @@ def content_key(
     return hashlib.sha256(f"{made_of} {digest} {start:.6f} {end:.6f}".encode()).hexdigest()
 
 # %% ../../nbs/20_features.cache.ipynb #77761445
+@functools.cache
+def _header(shape):
+    "The bytes before the values in a .npy of this shape"
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(shape, "float32"))
+    return buffer.getvalue()[:-4*math.prod(shape)]
+
 def load_entry(
     path, # The entry
     shape:tuple, # What it must have
 )->np.ndarray: # float32, or None when there is no sound entry
     "Read an entry; whatever is wrong with it, it is made again"
-    try: entry = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError): return None
-    return entry if entry.shape == shape and entry.dtype == np.float32 else None
+    header = _header(shape)
+    try:
+        with open(path, "rb", buffering=0) as f: content = f.read()
+    except OSError: return None
+    sound = len(content) == len(header) + 4*math.prod(shape) and content.startswith(header)
+    return np.frombuffer(content, "float32", offset=len(header)).reshape(shape) if sound else None
 
 def save_entry(
     path, # The entry
@@ -86,28 +99,34 @@ def extract(
     table, root = corpus.table, Path(root or cache_root()/"features")
     made = key_of(made_of, int(sampling_rate))
     files, starts, ends = table.file.tolist(), table.start.tolist(), table.end.tolist()
-    X, keys, reasons, digests, new = np.empty((len(table), len(names)), "float32"), [""]*len(table), {}, {}, []
+    X, keys, reasons, digests = np.empty((len(table), len(names)), "float32"), [""]*len(table), {}, {}
 
-    def one(i):
+    def place(i): return f"{root}/{keys[i][:2]}/{keys[i]}.npy"
+    def cached(i):
+        file = f"{corpus.root}/{files[i]}"
+        keys[i] = content_key(digests.get(file) or digests.setdefault(file, file_digest(file)), starts[i], ends[i], made)
+        entry = load_entry(place(i), (len(names),))
+        if entry is not None: X[i] = entry
+        return entry is not None
+    def computed(i):
         file = f"{corpus.root}/{files[i]}"
         try:
-            digest = digests.get(file) or digests.setdefault(file, file_digest(file))
-            keys[i] = content_key(digest, starts[i], ends[i], made)
-            path = f"{root}/{keys[i][:2]}/{keys[i]}.npy"
-            entry = load_entry(path, (len(names),))
-            if entry is None:
-                signal, rate = read_audio(file, starts[i], ends[i], sampling_rate)
-                entry = np.asarray(compute(check_signal(signal, rate, file), rate), "float32")
-                if not np.isfinite(entry).all(): raise AudioError(f"{file}: {int((~np.isfinite(entry)).sum())} of {len(names)} features are not finite; the utterance is too short or has no usable speech")
-                save_entry(path, entry)
-                new.append(i)
-            X[i] = entry
+            check_duration(table.duration.iat[i], file)
+            signal, rate = read_audio(file, starts[i], ends[i], sampling_rate)
+            X[i] = compute(check_signal(signal, rate, file), rate)
+            if not np.isfinite(X[i]).all(): raise AudioError(f"{file}: {int((~np.isfinite(X[i])).sum())} of {len(names)} features are not finite; the utterance is too short or has no usable speech")
         except AudioError as e: reasons[i] = str(e)
+        else: save_entry(place(i), X[i])
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, progress(len(table), f"features of {corpus.name}") as bar:
-        for first in range(0, len(table), 64):
-            for _ in pool.map(one, range(first, min(first + 64, len(table)))): bar.update()
-    return _collect(corpus, X, names, keys, reasons, len(new))
+    missing = []
+    for i in range(len(table)):
+        try:
+            if not cached(i): missing.append(i)
+        except AudioError as e: reasons[i] = str(e)
+    with progress(len(missing), f"features of {corpus.name}") as bar, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        for first in range(0, len(missing), 512):
+            for _ in pool.map(computed, missing[first:first + 512]): bar.update()
+    return _collect(corpus, X, names, keys, reasons, sum(i not in reasons for i in missing))
 
 # %% ../../nbs/20_features.cache.ipynb #b3bce085
 def _collect(corpus, X, names, keys, reasons, computed):
