@@ -9,22 +9,22 @@ __all__ = ['given_parameters', 'run_experiment', 'results', 'experiments', 'main
 import argparse
 import json
 import os
+import re
 import sys
-import time
 from pathlib import Path
 
-from .core import check_name, key_of, outputs_root, project_root, require
-from .run import declared_parameters, finished_runs, record
+from .core import key_of, outputs_root, project_root, require
+from .run import SHORT, check_parameters, declared_parameters, finished_runs, record
 
 # %% ../nbs/63_cli.ipynb #0ddb21dd
 def given_parameters(
     experiment:str, # Name of a notebook
     files:list, # YAML files, later ones win
     pairs:list, # (name, value as text) from the command line, they win over files
-)->dict: # Name -> value; raises ValueError for an unknown name
+)->dict: # Name -> value; raises ValueError for an unknown name or a value of another type
     "Parameters from files and from the command line, checked against the notebook's own"
     import yaml
-    declared, given = declared_parameters(experiment), {}
+    given = {}
     for file in files:
         path = next((p for p in (Path(file), project_root()/file) if p.is_file()), None)
         if path is None: raise FileNotFoundError(f"{file}: no such parameter file; there are {', '.join(str(p.relative_to(project_root())) for p in sorted((project_root()/'params').rglob('*.yaml')))}")
@@ -32,34 +32,37 @@ def given_parameters(
         if not isinstance(content, dict): raise ValueError(f"{file}: expected lines 'name: value', found a {type(content).__name__}")
         given.update(content)
     given.update({name: _value(text) for name, text in pairs})
-    for name in given: check_name(name, declared, f"parameter of {experiment}")
-    return given
+    return check_parameters(experiment, given)
 
 def _value(text):
     import yaml
-    try: return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except ValueError: return yaml.safe_load(text)
+    if text == "None": return None
+    try: return float(text) if re.fullmatch(r"[-+.\d]+[eE][-+\d]+", text) else yaml.safe_load(text)
+    except yaml.YAMLError: return text
 
 # %% ../nbs/63_cli.ipynb #bd0ee2b2
 def run_experiment(
     experiment:str, # Name of a notebook
     given:dict, # Parameters that differ from the defaults
-)->Path: # The executed copy
-    "Execute an experiment's notebook; raises RuntimeError with the notebook's own sentence when it fails"
+)->tuple: # (folder of the run, the executed copy)
+    "Execute an experiment's notebook in the working directory; raises RuntimeError with the notebook's own sentence when it fails"
     papermill = require("papermill", "notebooks")
     name = "-".join([experiment, *(Path(str(given[k])).stem for k in ("corpus", "session", "classifier") if k in given), key_of(given)[:8]])
     executed = outputs_root()/experiment/"executed"/f"{name}.ipynb"
     try: executed.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OSError(e.errno, f"cannot write to {executed.parent} ({e.strerror}): choose a writable folder with SER_NB_OUTPUTS") from e
-    try: papermill.execute_notebook(project_root()/"nbs"/f"{experiment}.ipynb", executed, given, progress_bar=sys.stderr.isatty(), cwd=project_root())
+    try: papermill.execute_notebook(project_root()/"nbs"/f"{experiment}.ipynb", executed, given, progress_bar=sys.stderr.isatty(), extra_arguments=["--IPKernelApp.log_level=50"])
     except papermill.PapermillExecutionError as e: raise RuntimeError(f"{e.ename}: {e.evalue} (in cell {e.exec_count} of {executed})") from None
-    return executed
+    return _shown_run(executed), executed
+
+def _shown_run(executed):
+    "The run whose folder an executed notebook shows"
+    outputs = [o for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"] for o in cell.get("outputs", [])]
+    shown = [re.fullmatch(r"Run\((.*)\)", "".join(o.get("data", {}).get("text/plain", ""))) for o in outputs]
+    return Path(os.path.abspath(next(m[1] for m in shown if m)))
 
 def _experiment(a):
-    given, started = given_parameters(a.command, a.file, a.parameter), time.time()
-    executed = run_experiment(a.command, given)
-    made = [(f/"manifest.json", p) for p, f in finished_runs(a.command) if (f/"manifest.json").stat().st_mtime >= started - 1]
-    folder = next(m.parent for m, p in made if p.get("session") != "pooled" and all(p.get(k) in (v, None) for k, v in given.items()))
+    folder, executed = run_experiment(a.command, given_parameters(a.command, a.file, a.parameter))
     if a.record: print(f"recorded in {record(folder)}")
     metrics = json.loads((folder/"metrics.json").read_text())
     print(f"UAR {metrics['uar']:.3f} [{metrics['uar_low']:.3f}, {metrics['uar_high']:.3f}], {metrics['n']} utterances of {metrics['n_speakers']} speakers; run in {folder}, notebook in {executed}")
@@ -71,23 +74,26 @@ def results(
 ): # DataFrame, one row per pooled run, and their folders
     "Corpus-level numbers of finished runs; raises ValueError when there are none"
     import pandas as pd
-    found = [(p, f) for p, f in finished_runs(experiment) if p.get("session") in ("pooled", "all") and all(p.get(k) in (v, None) for k, v in given.items())]
-    if not found: raise ValueError(f"no finished {experiment} over all sessions with {given}: run ser-nb {experiment} -p session N for each session first")
-    rows = [{**{k: p.get(k) for k in ("corpus", "classifier", "normalise", "protocol", "preset")}, **{k: v for k, v in json.loads((f/"metrics.json").read_text()).items() if k in
-             ("uar", "uar_low", "uar_high", "uar_low_speaker", "uar_high_speaker", "uar_seed_sd", "war", "chance", "n", "n_speakers")}} for p, f in found]
-    return pd.DataFrame(rows), [f for _, f in found]
+    wanted = {k: v for k, v in given.items() if v is not None and v != "auto"}
+    def fits(p): return p.get("session") in ("pooled", "all") and all(p.get(k) == v or (k == "preset" and p.get(k) is None) for k, v in wanted.items())
+    found = [(p, f) for p, f in finished_runs(experiment) if fits(p)]
+    if not found: raise ValueError(f"no finished {experiment} over all sessions with {wanted}: run ser-nb {experiment} -p session N for each session first")
+    shown = ("uar", "uar_low", "uar_high", "uar_low_speaker", "uar_high_speaker", "uar_seed_sd", "war", "chance", "n", "n_speakers")
+    metrics = [json.loads((folder/"metrics.json").read_text()) for _, folder in found]
+    rows = [{k: p.get(k) for k in SHORT if k in p} | {k: m[k] for k in shown} for (p, _), m in zip(found, metrics)]
+    return pd.DataFrame(rows), [folder for _, folder in found]
 
 def _results(a):
     table, folders = results(a.experiment, given_parameters(a.experiment, a.file, a.parameter))
-    print(table.round(3).to_string(index=False))
-    for folder in folders: print(f"figures: {', '.join(str(p) for p in sorted((folder/'figures').glob('*.png')))}")
+    print(table.round(3).to_string(index=False, na_rep=""))
+    for folder in folders: print(f"{folder}: {', '.join(sorted(p.name for p in folder.glob('figures/*.png')))}")
 
 # %% ../nbs/63_cli.ipynb #7166d30a
 def _corpus(a):
     from ser_nb.data.corpus import cut
     from ser_nb.data.readers import load_corpus
     corpus = load_corpus(a.corpus)
-    return cut(corpus, a.max_duration) if getattr(a, "max_duration", None) else corpus
+    return corpus if getattr(a, "max_duration", None) is None else cut(corpus, a.max_duration)
 
 def _list_failures(failures):
     for reason in failures.reason: print(reason, file=sys.stderr)
@@ -117,7 +123,7 @@ def _audit(a):
 def _predict(a):
     from ser_nb.prediction import load, predict_files
     table, failures = predict_files(a.files, load(a.model))
-    print(table.round(3).to_csv() if a.csv else table.round(3).to_string())
+    print(table.round(6).to_csv(lineterminator="\n") if a.csv else table.round(3).to_string() + "\n", end="")
     return _list_failures(failures)
 
 # %% ../nbs/63_cli.ipynb #4b72e64b
@@ -143,7 +149,8 @@ def experiments()->list: # Names; empty outside a checkout
 
 # %% ../nbs/63_cli.ipynb #56ff2824
 def _parser():
-    parser = argparse.ArgumentParser("ser-nb", description="Emotional speech, recognised and converted.")
+    outside = None if experiments() else "ser-nb [-h] COMMAND ...\n(experiments are commands inside a checkout only: the folder that holds settings.ini and nbs/)"
+    parser = argparse.ArgumentParser("ser-nb", usage=outside, description="Emotional speech, recognised and converted.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     def given(p):
         p.add_argument("-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
@@ -154,7 +161,7 @@ def _parser():
         p.add_argument("--record", action="store_true", help="copy the result to outputs/recorded")
         p.set_defaults(work=_experiment)
     p = commands.add_parser("results", help="corpus-level table of an experiment, and its figures")
-    p.add_argument("experiment", choices=experiments())
+    p.add_argument("experiment", help="name of a notebook, e.g. exp2")
     given(p)
     p.set_defaults(work=_results)
     p = commands.add_parser("features", help="functionals of a corpus, cached by content")
@@ -181,7 +188,14 @@ def main(
 )->int: # Exit status
     "The command `ser-nb`"
     a = _parser().parse_args(words)
-    try: return a.work(a) or 0
+    try:
+        status = a.work(a) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:   # whoever was reading has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, ImportError, RuntimeError, ArithmeticError) as e:
-        print(f"ser-nb: {e.args[1] if isinstance(e, OSError) and len(e.args) > 1 else e}", file=sys.stderr)
+        said = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) and e.filename else e.strerror if isinstance(e, OSError) and e.strerror else e
+        print(f"ser-nb: {said}", file=sys.stderr)
         return 2

@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'AudioError', 'LeakageError', 'check_name', 'require', 'project_root', 'outputs_root', 'cache_root',
-           'data_root', 'resolve_preset', 'key_of', 'named_seed', 'atomic_path', 'write_text', 'write_json', 'progress',
-           'versions', 'git_commit']
+           'data_root', 'resolve_preset', 'key_of', 'named_seed', 'atomic_path', 'check_writable', 'write_text',
+           'write_json', 'progress', 'versions', 'git_commit']
 
 # %% ../nbs/00_core.ipynb #1b518cbc
 import contextlib
 import difflib
+import errno
 import hashlib
 import importlib
 import json
 import os
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #f8dd350e
@@ -129,6 +132,16 @@ def atomic_path(
     finally: _remove(temporary)
 
 # %% ../nbs/00_core.ipynb #523fc9a7
+def check_writable(
+    folder, # A folder that may not exist yet
+)->Path: # The folder, untouched
+    "Find out before hours of work whether a folder can be written; raises OSError that names it"
+    folder = Path(folder)
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    if there.is_dir() and os.access(there, os.W_OK): return folder
+    raise PermissionError(errno.EACCES, f"cannot write to {folder}: {there} is {'read-only' if there.is_dir() else 'a file'}; choose a writable folder with SER_NB_OUTPUTS or SER_NB_CACHE")
+
+# %% ../nbs/00_core.ipynb #4fb1ea06
 def _remove(folder):
     import shutil
     shutil.rmtree(folder, ignore_errors=True)
@@ -148,19 +161,34 @@ def write_json(
     "Write JSON atomically: sorted keys, readable, the same bytes for the same content"
     return write_text(path, json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
-# %% ../nbs/00_core.ipynb #283d821b
+# %% ../nbs/00_core.ipynb #40d89392
+@contextlib.contextmanager
 def progress(
     total:int, # Steps to come
     what:str, # What is being done, e.g. `features of emovo`
     unit:str="file", # What a step is
-): # A `tqdm` bar to call `update()` on; use it in a `with`
-    "A progress bar that appears after 3 seconds"
-    import sys
-    from tqdm.auto import tqdm
-    live = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(total=total, desc=what, unit=unit, delay=3, mininterval=.1 if live else 30, leave=False)
+    delay:float=3., # Seconds before the bar appears
+): # Yields an `update()`-able counter
+    "A progress bar that is not even made when the work is quick (a notebook would keep its widget)"
+    bar = _Late(total, what, unit, time.monotonic() + delay)
+    try: yield bar
+    finally: bar.close()
 
-# %% ../nbs/00_core.ipynb #ab283ab1
+class _Late:
+    "Counts, and becomes a tqdm bar when its time has come"
+    def __init__(self, total, what, unit, due): self.n, self.bar, self.due, self.made_of = 0, None, due, dict(total=total, desc=what, unit=unit)
+    def update(self, n=1):
+        self.n += n
+        if self.bar is not None: self.bar.update(n)
+        elif time.monotonic() > self.due: self.bar = self._make()
+    def _make(self):
+        from tqdm.auto import tqdm
+        live = sys.stderr.isatty() or "ipykernel" in sys.modules
+        return tqdm(**self.made_of, initial=self.n, mininterval=.1 if live else 30, leave=False)
+    def close(self):
+        if self.bar is not None: self.bar.close()
+
+# %% ../nbs/00_core.ipynb #245628ca
 def versions()->dict: # Package -> version
     "Versions of Python and of the installed packages that results depend on"
     import platform
@@ -170,7 +198,7 @@ def versions()->dict: # Package -> version
         with contextlib.suppress(PackageNotFoundError): found[name] = version(name)
     return found
 
-# %% ../nbs/00_core.ipynb #245628ca
+# %% ../nbs/00_core.ipynb #ff82c502
 def git_commit()->str: # Hash, with `+` when tracked files differ from it; empty outside a checkout
     "The commit the checkout stands at"
     import subprocess

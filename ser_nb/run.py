@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .core import atomic_path, check_name, git_commit, key_of, outputs_root, project_root, versions, write_json
+from .core import atomic_path, check_name, check_writable, git_commit, key_of, outputs_root, project_root, versions, write_json
 
 # %% ../nbs/01_run.ipynb #9b63e03b
 SHORT = ("corpus", "test_corpus", "session", "train_on", "classifier", "features", "normalise", "protocol", "preset")   # what an id shows, in this order
@@ -38,9 +38,8 @@ class Run:
         **params # Every parameter that the result depends on
     ):
         self.experiment, self.params, self.facts, self.started = experiment, params, {}, time.time()
-        self.folder = outputs_root()/experiment/run_id(params)
+        self.folder = check_writable(outputs_root()/experiment/run_id(params))
         self.figures = self.folder/"figures"
-        with atomic_path(self.folder/"parameters.json") as part: part.write_text(json.dumps(params, sort_keys=True, indent=1) + "\n")
     def __repr__(self): return f"Run({os.path.relpath(self.folder)})"
 
 # %% ../nbs/01_run.ipynb #354ad6d7

@@ -102,7 +102,7 @@ def permutation_p(
     share = np.asarray(differences)/(np.bincount(codes)[codes]*len(classes))
     if groups is not None: share = np.bincount(pd.factorize(np.asarray(groups, object), sort=True)[0], share)
     share = np.sort(share[share != 0])
-    if not len(share): return 1.0
+    if len(share) < 2: return 1.0
     test = permutation_test((share,), lambda x, axis: np.sum(x, axis=axis), permutation_type="samples", n_resamples=n_resamples, batch=200, vectorized=True, rng=np.random.default_rng(seed))
     return float(test.pvalue)
 

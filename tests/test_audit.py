@@ -42,7 +42,7 @@ def corpus_of(folder, sounds, name="x", **columns):
 
 
 def findings(corpus):
-    u, problems = measure_corpus(corpus, progress=False)
+    u, problems = measure_corpus(corpus)
     return u, find(u, problems, duplicates(corpus, u))
 
 
@@ -178,7 +178,7 @@ def test_equal_envelopes_are_not_enough(tmp_path):
     fade = np.hanning(RATE)
     sounds = {f"{i}.wav": .1*fade*np.sin(2*np.pi*(300 + 100*i)*np.arange(RATE)/RATE) for i in range(4)}
     corpus = corpus_of(tmp_path, sounds)
-    u, _ = measure_corpus(corpus, progress=False)
+    u, _ = measure_corpus(corpus)
     assert max(np.linalg.norm(a - u.envelope[0]) for a in u.envelope) < module.NEAR
     assert len(duplicates(corpus, u)) == 0
 
@@ -202,7 +202,7 @@ def test_unreadable_files_are_listed_with_reasons(tmp_path, sound_files):
     (tmp_path/"text.wav").write_text("not audio")
     corpus = make_corpus("x", [dict(file=f, speaker="s", emotion="sad") for f in (*sound_files, "nan.wav", "cut.flac", "text.wav")], tmp_path)
     assert corpus.problems.file.tolist() == ["text.wav"]
-    card = audit(corpus, progress=False)
+    card = audit(corpus)
     assert sorted(card["problems"].file) == ["cut.flac", "nan.wav", "text.wav"] and card["facts"]["unreadable"] == 3 and card["facts"]["utterances"] == 8
     assert card["findings"].utterances["unreadable"] == 3 and card["findings"].share["unreadable"] == pytest.approx(3/11)
     reasons = card["problems"].set_index("file").reason
@@ -217,7 +217,7 @@ def test_nothing_readable_is_an_error(tmp_path):
 
 def test_threads_do_not_change_the_result(tmp_path, sound_files):
     corpus = corpus_of(tmp_path, sound_files)
-    one, many = (measure_corpus(corpus, w, progress=False)[0] for w in (1, 4))
+    one, many = (measure_corpus(corpus, w)[0] for w in (1, 4))
     pd.testing.assert_frame_equal(one.drop(columns="envelope"), many.drop(columns="envelope"))
     assert one.file.tolist() == corpus.table.file.tolist()
 
@@ -349,7 +349,7 @@ def cards(tmp_path_factory):
     for name, options in dict(balanced={}, louder=dict(gain=dict(angry=3)), cut=dict(seconds=dict(angry=.6))).items():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            made[name] = (audit(recordings(folder, name, **options), progress=False), [str(w.message) for w in caught])
+            made[name] = (audit(recordings(folder, name, **options)), [str(w.message) for w in caught])
     return made
 
 
@@ -406,7 +406,7 @@ def test_markdown_tables_are_padded_and_cut():
 @pytest.mark.parametrize("change", [dict(emotion=""), dict(speaker="", gender=""), dict(emotion="sad"), dict(speaker="s")])
 def test_card_without_labels_or_speakers(tmp_path, sound_files, change):
     corpus = corpus_of(tmp_path, {**sound_files, "zero.wav": np.zeros(RATE)})
-    card = audit(replace(corpus, table=corpus.table.assign(**change)), progress=False)
+    card = audit(replace(corpus, table=corpus.table.assign(**change)))
     assert card["probes"].uar.isna().all() and card["probes"].note.str.startswith("no probe: ").all() and card["warnings"] == []
     assert len(audit_figure(card).axes) == 3 and "no probe: " in card_text(card)
     save_audit(card, tmp_path/"saved")
@@ -414,7 +414,7 @@ def test_card_without_labels_or_speakers(tmp_path, sound_files, change):
 
 
 def test_card_of_silence_only(tmp_path):
-    card = audit(corpus_of(tmp_path, {f"{i}.wav": np.zeros(RATE) for i in range(8)}), progress=False)
+    card = audit(corpus_of(tmp_path, {f"{i}.wav": np.zeros(RATE) for i in range(8)}))
     assert card["facts"]["level"] is None and card["findings"].utterances["digital silence"] == 8 and len(card["duplicates"]) == 0
     save_audit(card, tmp_path/"saved")
     assert "median silent, highest peak silent" in card_text(card)
@@ -424,7 +424,7 @@ def test_figure_of_many_speakers(tmp_path):
     corpus = corpus_of(tmp_path, {f"{i}.wav": speech(i, .2) for i in range(70)}, speaker={f"{i}.wav": f"p{i}" for i in range(70)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        figure = audit_figure(audit(corpus, progress=False))
+        figure = audit_figure(audit(corpus))
     assert "70 speakers (35 female, 35 male)" in figure.axes[0].get_title() and len(figure.axes[0].get_xticks()) == 0
 
 
@@ -442,7 +442,7 @@ def real():
         if name not in made:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                made[name] = (audit(corpus, progress=False), [str(w.message) for w in caught])
+                made[name] = (audit(corpus), [str(w.message) for w in caught])
         return made[name]
     return get
 

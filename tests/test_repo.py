@@ -105,6 +105,10 @@ def test_kernel_is_python3():
        "notebooks whose kernelspec is not python3, which papermill cannot start elsewhere")
 
 
+def test_no_widget_states():
+    no([p.name for p in NOTEBOOKS if set(read(p).metadata) - {"kernelspec"}], "notebooks that keep metadata beside the kernelspec, such as the state of a progress bar")
+
+
 def test_one_notebook_one_module():
     modules = [m for p in NOTEBOOKS if (m := module_of(read(p)))]
     no(sorted({m for m in modules if modules.count(m) > 1}), "modules that two notebooks export; the second overwrites the first in silence")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import AudioError, atomic_path, check_name, named_seed, write_json, write_text
+from ..core import AudioError, atomic_path, check_name, named_seed, progress, write_json, write_text
 from .audio import MAX_DURATION, MIN_DURATION, audio_info, level, read_audio
 from .corpus import Corpus, emotions_of
 from .partition import Guard, default_scheme, make_partition
@@ -91,15 +91,17 @@ def measure(
 def measure_corpus(
     corpus:Corpus, # Any corpus
     workers:int=2, # Threads
-    progress:bool=True, # Whether to show a bar when it takes more than 3 seconds
 )->tuple: # (the corpus table with the columns of `measure`, `file, reason` of what cannot be read)
     "Measure every utterance; what cannot be decoded joins the corpus' problems. Raises ValueError when nothing can"
-    from tqdm.contrib.concurrent import thread_map
+    from concurrent.futures import ThreadPoolExecutor
     def attempt(file, start, end):
         try: return measure(corpus.root/file, start, end)
         except AudioError as e: return str(e)
-    t = corpus.table
-    found = thread_map(attempt, t.file, t.start, t.end, max_workers=workers, delay=3, disable=not progress, desc=f"audit {corpus.name}", unit="file", leave=False)
+    t, found = corpus.table, []
+    with progress(len(t), f"audit of {corpus.name}") as bar, ThreadPoolExecutor(workers) as pool:
+        for measured in pool.map(attempt, t.file, t.start, t.end):
+            found.append(measured)
+            bar.update()
     failed = np.array([isinstance(f, str) for f in found])
     problems = pd.DataFrame([(f, r) for f, r in zip(t.file, found) if isinstance(r, str)], columns=["file", "reason"], dtype=str)
     problems = pd.concat([corpus.problems, problems], ignore_index=True)
@@ -269,10 +271,9 @@ def audit(
     corpus:Corpus, # Any corpus
     seed:int=0, # Of folds, forest and bootstrap
     workers:int=2, # Threads that decode
-    progress:bool=True, # Whether to show a bar when decoding takes more than 3 seconds
 )->dict: # name, facts, classes, speakers, formats, lengths, findings, duplicates, problems, probes, warnings, utterances
     "Dataset card and confound probes of a corpus; warns where a probe exceeds chance by more than `EXCESS`"
-    utterances, problems = measure_corpus(corpus, workers, progress)
+    utterances, problems = measure_corpus(corpus, workers)
     twice = duplicates(corpus, utterances)
     probes = {column: probe(utterances, column, seed) for column in PROBES}
     notes = [probe_warning(corpus.name, column, found) for column, found in probes.items() if found["confounded"]]

@@ -202,10 +202,11 @@ def from_csv(
     try:
         with open(path, encoding="utf-8-sig") as f: head = f.readline()
         table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=max(",;\t", key=head.count), skipinitialspace=True, index_col=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e: raise ValueError(f"{path}: not a readable CSV ({e}); expected UTF-8 with the columns file,label") from e
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e: raise ValueError(f"{path}: not a readable CSV ({str(e).strip()}); expected UTF-8 with the columns file,label") from e
+    given = ", ".join(table.columns)
     if "label" in table and "emotion" not in table: table = table.rename(columns={"label": "emotion"})
     for column, also in (("file", ""), ("emotion", " (or 'label')")):
-        if column not in table: raise ValueError(f"{path}: has no column {column!r}{also}; it has {', '.join(table.columns)}")
+        if column not in table: raise ValueError(f"{path}: has no column {column!r}{also}; it has {given}")
     table = table.replace({c: {"": None} for c in ("start", "end", "duration") if c in table})
     return make_corpus(name or path.stem, table.drop(columns=[c for c in ("corpus", "duration") if c in table]), root or path.parent, labels)
 

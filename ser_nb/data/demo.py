@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from ..core import AudioError, atomic_path, cache_root, check_name, key_of, named_seed
+from ..core import AudioError, atomic_path, cache_root, check_name, key_of, named_seed, progress
 from .audio import audio_info, level
 from .corpus import Corpus, from_csv, make_corpus, to_csv
 
@@ -267,7 +266,10 @@ def _make_demo(corpus, root):
     folder = (Path(root) if root else cache_root()/"demo")/f"{corpus}-{_demo_key(corpus)}"
     table, rows = folder/f"{corpus}.csv", demo_rows(corpus)
     missing = [r for r in rows if not _usable(folder/r["file"])]
-    for row in tqdm(missing, desc=corpus, leave=False, disable=not missing): _write_utterance(corpus, row, folder/row["file"])
+    with progress(len(missing), f"making {corpus}", "utterance") as bar:
+        for row in missing:
+            _write_utterance(corpus, row, folder/row["file"])
+            bar.update()
     if missing or not table.is_file(): to_csv(make_corpus(corpus, pd.DataFrame(rows).drop(columns=["style", "number"]), folder), table)
     return from_csv(table, name=corpus)
 

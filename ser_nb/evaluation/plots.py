@@ -56,6 +56,8 @@ def plot_fold_confusions(
         part = predictions[predictions.fold == fold]
         _draw_confusion(ax, part, f"{(names or {}).get(fold, f'fold {fold}')}: UAR {_quiet_score(part)['uar']:.2f}", 6.5)
     for ax in axes[len(folds):]: ax.axis("off")
+    figure.supxlabel("recognised", fontsize=8)
+    figure.supylabel("expressed", fontsize=8)
     return figure
 
 def _quiet_score(predictions):
@@ -72,7 +74,7 @@ def plot_uar(
 ): # A matplotlib figure
     "UAR with 95 % intervals, one line each"
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(7, 1.2 + .38*len(parts)), layout="constrained")
+    figure = Figure(figsize=(7, 1.5 + .34*len(parts)), layout="constrained")
     ax = figure.subplots()
     for place, (name, predictions) in enumerate(parts.items()):
         s = _quiet_score(predictions)
@@ -84,12 +86,12 @@ def plot_uar(
         chance = 1/len(labels_of(predictions))
     ax.axvline(chance, color="C3", lw=1, ls=":", label="chance")
     ax.set_yticks(range(len(parts)), parts)
-    ax.invert_yaxis()
+    ax.set_ylim(len(parts) - .5, -.5)
     ax.set_xlim(0, 1)
     ax.set_xlabel("UAR")
     ax.set_title(title, fontsize=10)
     handles = dict(zip(*reversed(ax.get_legend_handles_labels())))
-    ax.legend(handles.values(), handles.keys(), fontsize=8, frameon=False, loc="upper left" if chance > .5 else "best")
+    figure.legend(handles.values(), handles.keys(), fontsize=8, frameon=False, loc="outside lower center", ncols=len(handles))
     for side in ("top", "right"): ax.spines[side].set_visible(False)
     return figure
 
@@ -100,6 +102,7 @@ def plot_losses(
 ): # A matplotlib figure
     "Training loss of each repeat, one colour per fold"
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
     figure = Figure(figsize=(6, 3), layout="constrained")
     ax = figure.subplots()
     for number, (name, losses) in enumerate(curves.items()):
@@ -108,7 +111,8 @@ def plot_losses(
     ax.set_xlabel("epoch")
     ax.set_ylabel("cross entropy")
     ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(title, fontsize=10)
-    ax.legend(fontsize=8, frameon=False, title="held out")
+    ax.legend(fontsize=8, frameon=False, title="held out", title_fontsize=8, ncols=-(-len(curves)//8))
     for side in ("top", "right"): ax.spines[side].set_visible(False)
     return figure

@@ -119,11 +119,12 @@ def extract(
         else: save_entry(place(i), X[i])
 
     missing = []
-    for i in range(len(table)):
-        try:
-            if not cached(i): missing.append(i)
-        except AudioError as e: reasons[i] = str(e)
-    with progress(len(missing), f"features of {corpus.name}") as bar, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with progress(len(table), f"features of {corpus.name}") as bar, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        for i in range(len(table)):
+            try: found = cached(i)
+            except AudioError as e: found, reasons[i] = True, str(e)
+            if found: bar.update()
+            else: missing.append(i)
         for first in range(0, len(missing), 512):
             for _ in pool.map(computed, missing[first:first + 512]): bar.update()
     return _collect(corpus, X, names, keys, reasons, sum(i not in reasons for i in missing))
