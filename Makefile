@@ -14,7 +14,7 @@ endif
 
 demo: $(READY) ## exp2 on the demo corpus, all five sessions, then the pooled table (TORCH=cpu: no GPU packages)
 	for n in 0 1 2 3 4; do $(BIN)/ser-nb exp2 -f params/exp2/demo.yaml -p session $$n || exit 1; done
-	$(BIN)/ser-nb pool exp2 -f params/exp2/demo.yaml
+	$(BIN)/ser-nb results exp2 -f params/exp2/demo.yaml
 
 test: $(READY) ## pytest, then every notebook with nbdev_test (TORCH=cpu: no GPU packages)
 	@failed=0; $(BIN)/pytest || failed=1; $(BIN)/nbdev_test --n_workers 2 --do_print --timing || failed=1; exit $$failed
@@ -32,13 +32,17 @@ readme: ## README.md from nbs/index.ipynb
 	$(NEEDS_VENV)
 	$(BIN)/python tools/readme.py
 
-bench: ## every side-by-side measurement of benchmarks/
+bench: ## every side-by-side measurement of benchmarks/, kept in outputs/recorded/benchmarks.txt (about 5 minutes)
 	$(NEEDS_VENV)
-	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" 2>/dev/null || exit 1; done > outputs/recorded/benchmarks.part
+	mv outputs/recorded/benchmarks.part outputs/recorded/benchmarks.txt
+	cat outputs/recorded/benchmarks.txt
 
-reproduce: ## every run behind outputs/recorded/ again
+reproduce: ## every run and audit behind outputs/recorded/ again, from the corpora in SER_NB_DATA (half an hour on two cores)
 	$(NEEDS_VENV)
-	$(BIN)/ser-nb reproduce
+	for corpus in emovo ravdess; do for system in svm svm-speaker mlp mlp-speaker mlp-1e-5 mlp-faithful; do for n in 0 1 2 3 4 5; do \
+	  $(BIN)/ser-nb exp2 -f params/exp2/$$corpus.yaml -f params/exp2/$$system.yaml -p session $$n --record || exit 1; done; done; done
+	for corpus in emovo ravdess urdu nemo; do $(BIN)/ser-nb audit $$corpus -o outputs/recorded/audit/$$corpus > /dev/null || exit 1; done
 
 clean: ## remove the cache, build files and every output that is not recorded; .venv stays
 	rm -rf .cache build dist _docs _proc ser_nb.egg-info .pytest_cache .ruff_cache

@@ -37,8 +37,9 @@ def check_name(
     "Refuse an unknown name with a suggestion; raises ValueError"
     allowed = [str(a) for a in allowed]
     if name in allowed: return name
-    near = difflib.get_close_matches(str(name).lower(), allowed, n=1, cutoff=.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    lower = {a.lower(): a for a in allowed}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=.5)
+    hint = f"did you mean {lower[near[0]]!r}? " if near else ""
     raise ValueError(f"unknown {what} {name!r}: {hint}known are {', '.join(sorted(allowed))}")
 
 # %% ../nbs/00_core.ipynb #f693a912

@@ -112,6 +112,7 @@ def choose_lr(
     scaled = [standardise(found.X, found.table, f, g, normalise)[0] for f, g in zip(folds, guards)]
     rows = [g("mlp while choosing lr", f.train) for f, g in zip(folds, guards)]
     truth = [found.table.emotion.iloc[f.dev].to_numpy(object) for f in folds]
+    candidates = sorted(candidates)
     for lr in candidates:
         stack, _ = _train_mlps("choose-lr", found, y, folds, rows, scaled, _made(found, y, labels, guards, normalise), seed, repeated, dict(options, lr=lr, n_classes=len(labels)))
         from ser_nb.models.mlp import mlp_proba
@@ -119,7 +120,7 @@ def choose_lr(
         for i, f in enumerate(folds):
             guesses = mlp_proba(_members(stack, i, repeated), scaled[i][f.dev]).argmax(-1)
             uars.setdefault(f.name, {})[lr] = float(np.mean([uar(truth[i], np.array(labels, object)[g], labels) for g in guesses]))
-    table = pd.DataFrame.from_dict(uars, orient="index", columns=list(candidates)).rename_axis("fold").rename_axis(columns="lr")
+    table = pd.DataFrame.from_dict(uars, orient="index", columns=candidates).rename_axis("fold").rename_axis(columns="lr")
     return [float(table.columns[np.argmax(row)]) for row in table.to_numpy()], table
 
 # %% ../nbs/61_prediction.ipynb #a2b7117a

@@ -1,0 +1,215 @@
+"Folds of whole speakers, a guard that nothing passes, and standardisation that never looks at test rows"
+import numpy as np
+import pandas as pd
+import pytest
+
+from ser_nb.core import LeakageError
+from ser_nb.data.partition import FIXED, Fold, Guard, default_scheme, get_fold, make_partition, partition_table, save_partition, speakers_of
+from ser_nb.data.transform import apply_scaler, fit_scaler, standardise
+
+EMOTIONS = ["angry", "happy", "neutral", "sad"]
+
+
+def table_of(pairs=5, each=8, corpus="x", seed=0):
+    "Sessions of a woman and a man, with uneven numbers of utterances in random order"
+    rng = np.random.default_rng(seed)
+    rows = [dict(corpus=corpus, file=f"{p}{g}/{i}.wav", start=0., end=np.nan, speaker=f"{p}{g}", gender=dict(f="female", m="male")[g], emotion=EMOTIONS[i % 4], session=f"Session{p}")
+            for p in range(1, pairs + 1) for g in "fm" for i in range(each + rng.integers(0, 5))]
+    return pd.DataFrame(rows).sample(frac=1, random_state=seed).reset_index(drop=True)
+
+
+def parts(fold): return fold.train, fold.dev, fold.test
+
+
+# Folds
+
+@pytest.mark.parametrize("scheme, options, count", [("sessions", {}, 5), ("speakers", {}, 10), ("kfold", {}, 5), ("kfold", dict(folds=3), 3), ("auto", {}, 5), ("sessions", dict(dev_share=.5), 5), ("speakers", dict(dev_share=0), 10)])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_folds_are_partitions_of_speakers(scheme, options, count, seed):
+    table = table_of()
+    who, folds = speakers_of(table), make_partition(table, scheme, seed, **options)
+    assert len(folds) == len({f.name for f in folds}) == count
+    np.testing.assert_array_equal(np.sort(np.concatenate([f.test for f in folds])), np.arange(len(table)))
+    for f in folds:
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts(f))), np.arange(len(table)))
+        speakers = [set(who[p]) for p in parts(f)]
+        assert len(set.union(*speakers)) == sum(map(len, speakers)) == 10
+        share = options.get("dev_share", .2)
+        assert len(speakers[1]) == round(share*(10 - len(speakers[2])))
+        if len(speakers[1]) > 1: assert set(table.gender.iloc[f.dev]) == {"female", "male"}
+
+
+def test_seeds_move_development_speakers_and_folds():
+    table = table_of()
+    for scheme in ("sessions", "kfold"):
+        keys = {tuple(tuple(p.tolist()) for f in make_partition(table, scheme, s) for p in parts(f)) for s in (0, 0, 1, 2)}
+        assert len(keys) == 3
+    tests = {tuple(tuple(f.test.tolist()) for f in make_partition(table, "sessions", s)) for s in range(3)}
+    assert len(tests) == 1
+
+
+def test_the_order_of_rows_moves_nobody():
+    table = table_of()
+    for scheme in ("sessions", "speakers", "kfold"):
+        for seed in range(3):
+            a, b = (partition_table(t, make_partition(t, scheme, seed)) for t in (table, table.sort_values("file", ignore_index=True)))
+            pd.testing.assert_frame_equal(a.sort_values(["fold", "part", "file"], ignore_index=True), b.sort_values(["fold", "part", "file"], ignore_index=True))
+
+
+def test_corpora_are_held_out_with_their_speakers():
+    table = pd.concat([table_of(corpus=c, pairs=2) for c in ("x", "y", "z")], ignore_index=True)
+    folds = make_partition(table, "corpora")
+    assert [f.name for f in folds] == ["x", "y", "z"]
+    for f in folds: assert set(table.corpus.iloc[f.test]) == {f.name} and f.name not in set(table.corpus.iloc[np.concatenate([f.train, f.dev])])
+    assert {len(f.test) for f in make_partition(table, "speakers")} == set(table.groupby(["corpus", "speaker"]).size())
+
+
+@pytest.mark.parametrize("corpus", FIXED)
+def test_published_folds_test_everybody_once(corpus):
+    speakers = [s for fold in FIXED[corpus] for s in fold]
+    assert len(speakers) == len(set(speakers)) == dict(emovo=6, ravdess=24)[corpus]
+    table = pd.DataFrame([dict(corpus=corpus, file=f"{s}{e}", start=0., end=np.nan, speaker=s, gender="", emotion=e, session="") for s in speakers for e in EMOTIONS])
+    assert default_scheme(table) == "fixed" and [set(table.speaker.iloc[f.test]) for f in make_partition(table)] == list(map(set, FIXED[corpus]))
+    with pytest.raises(ValueError, match=f"lacks the speakers {speakers[0]} of the published folds"): make_partition(table[table.speaker != speakers[0]].reset_index(drop=True), "fixed")
+
+
+@pytest.mark.parametrize("change, scheme, words", [
+    (lambda t: t[:0], "auto", "no utterance to partition"), (lambda t: t[t.speaker == "1f"], "speakers", "0 test rows|0 training.*two speakers at least"), (lambda t: t[t.session == "Session1"], "sessions", "two sessions at least"),
+    (lambda t: t, "corpora", "two corpora at least"), (lambda t: t.assign(speaker=""), "speakers", "name no speaker"), (lambda t: t.assign(session=""), "sessions", "without a session"),
+    (lambda t: t[t.session == "Session1"], "kfold", "has 2 speakers, too few for 5"), (lambda t: t, "fixed", "unknown corpus with published folds 'x'"), (lambda t: t, "session", "did you mean 'sessions'")])
+def test_impossible_partitions(change, scheme, words):
+    with pytest.raises(ValueError, match=words): make_partition(change(table_of()).reset_index(drop=True), scheme)
+
+
+def test_a_speaker_of_two_sessions_is_a_leak():
+    table = table_of()
+    table.loc[table.speaker == "2f", "session"] = np.where(np.arange((table.speaker == "2f").sum()) % 2, "Session1", "Session2")
+    with pytest.raises(LeakageError, match=r"2f/\d+.wav \(row \d+\)"): make_partition(table, "sessions")
+
+
+@pytest.mark.parametrize("session", [-1, 5, True, 1., "0", None])
+def test_sessions_out_of_range(session):
+    with pytest.raises(ValueError, match=r"5 folds, 0 to 4 \(Session1, "): get_fold(make_partition(table_of()), session)
+    assert get_fold(make_partition(table_of()), np.int64(4)).name == "Session5"
+
+
+def test_partition_on_disk(tmp_path):
+    table = table_of()
+    folds = make_partition(table)
+    key = save_partition(table, folds, tmp_path/"a.csv")
+    assert key == save_partition(table, make_partition(table), tmp_path/"b.csv") and (tmp_path/"a.csv").read_bytes() == (tmp_path/"b.csv").read_bytes()
+    moved = [Fold(f.name, f.train[1:], np.append(f.dev, f.train[0]), f.test) for f in folds]
+    assert save_partition(table, moved, tmp_path/"b.csv") != key
+    found = pd.read_csv(tmp_path/"a.csv")
+    for f in folds: assert set(found.file[(found.fold == f.name) & (found.part == "test")]) == set(table.file.iloc[f.test])
+    (tmp_path/"taken").touch()
+    with pytest.raises(OSError, match="cannot write to"): save_partition(table, folds, tmp_path/"taken"/"p.csv")
+
+
+# The guard
+
+def test_test_rows_and_test_speakers_are_refused_by_name():
+    table = table_of()
+    fold = make_partition(table)[0]
+    half = Fold("half", fold.train, fold.dev, fold.test[::2])   # other rows of the same speakers are in no part
+    for f, rows in ((fold, fold.test[:1]), (half, fold.test[1:2])):
+        with pytest.raises(LeakageError) as caught: Guard(table, f)("scaler", np.append(f.train, rows))
+        assert f"scaler was about to be fitted on 1 rows of test speakers: {table.file[rows[0]]} (row {rows[0]})" in str(caught.value)
+    with pytest.raises(LeakageError, match="…; fit it on training rows"): Guard(table, fold)("GAN", np.arange(len(table)))
+
+
+def test_the_same_name_in_another_corpus_is_another_speaker():
+    table = pd.concat([table_of(corpus="x", pairs=2), table_of(corpus="y", pairs=2)], ignore_index=True)
+    fold = make_partition(table, "corpora", dev_share=0)[0]
+    assert len(Guard(table, fold)("scaler", fold.train)) == (table.corpus == "y").sum()
+
+
+def test_the_guard_remembers_and_counts():
+    table = table_of()
+    fold = make_partition(table)[0]
+    strict, loose = Guard(table, fold), Guard(table, fold, "faithful")
+    strict("a", fold.train), strict("b", fold.train[::-1]), strict("c", fold.test, transductive=True), loose("d", fold.test)
+    a, b, c = strict.log
+    assert a["key"] == b["key"] != c["key"] and (a["test_rows"], c["test_rows"], c["transductive"], loose.log[0]["test_rows"]) == (0, len(fold.test), True, len(fold.test))
+    for empty in ([], np.array([], int)):
+        with pytest.raises(ValueError, match="no rows at all"): strict("e", empty)
+    with pytest.raises(ValueError, match="did you mean 'faithful'"): Guard(table, fold, "faithfull")
+
+
+# Standardising
+
+def columns(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.stack([np.full(n, .1), np.full(n, 0.), np.full(n, -3e7), rng.normal(size=n), 1e6 + rng.normal(size=n), -1e7 + 4*rng.normal(size=n), 1e-20*rng.normal(size=n), 1e20*rng.normal(size=n),
+                     (rng.random(n) < .02).astype(float), 12345.678 + 1e-2*rng.normal(size=n)], 1).astype("float32")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scaled_columns_equal_float64(seed):
+    table = table_of(seed=seed)
+    X, fold = columns(len(table), seed), make_partition(table)[0]
+    scaler = fit_scaler(X, fold.train, Guard(table, fold))
+    Z, exact = apply_scaler(X, scaler), X.astype("float64")
+    sd = exact[fold.train].std(0)
+    moving = np.ptp(X[fold.train], 0) > 0
+    np.testing.assert_allclose(Z[:, moving], ((exact - exact[fold.train].mean(0))/np.where(moving, sd, 1))[:, moving], rtol=2e-6, atol=2e-6)
+    assert np.isfinite(Z).all() and Z.dtype == np.float32 and np.abs(Z[fold.train][:, ~moving]).max() < 1e-5
+    assert np.abs(Z[fold.train][:, moving].mean(0, dtype="float64")).max() < 1e-5 and np.allclose(Z[fold.train][:, moving].std(0, dtype="float64"), 1, atol=1e-5)
+
+
+def test_a_column_that_moves_only_in_the_test_rows_stays_finite():
+    table = table_of()
+    fold = make_partition(table)[0]
+    X = np.ones((len(table), 1), "float32")
+    X[fold.test] = 5
+    Z = apply_scaler(X, fit_scaler(X, fold.train, Guard(table, fold)))
+    assert set(Z[fold.train, 0]) == {0} and set(Z[fold.test, 0]) == {4}
+
+
+@pytest.mark.parametrize("protocol, normalise", [("corrected", "global"), ("corrected", "speaker"), ("faithful", "global"), ("faithful", "speaker")])
+def test_test_rows_move_no_other_row(protocol, normalise):
+    table = table_of()
+    X, fold = columns(len(table)), make_partition(table)[0]
+    other = X.copy()
+    other[fold.test] = np.random.default_rng(9).normal(size=(len(fold.test), X.shape[1]))*50
+    (Z, a), (W, b) = (standardise(x, table, fold, Guard(table, fold, protocol), normalise) for x in (X, other))
+    rest = np.concatenate([fold.train, fold.dev])
+    np.testing.assert_array_equal(Z[rest], W[rest])
+    for k in a: np.testing.assert_array_equal(a[k], b[k])
+    if (protocol, normalise) == ("corrected", "global"):
+        np.testing.assert_array_equal(Z[fold.test], apply_scaler(X[fold.test], a))
+        changed = X.copy()
+        changed[fold.dev] = 0
+        np.testing.assert_array_equal(standardise(changed, table, fold, Guard(table, fold))[1]["mean"], a["mean"])
+        assert not np.array_equal(standardise(X, table, fold, Guard(table, fold), fit_on=rest)[1]["mean"], a["mean"])
+
+
+def test_speakers_are_standardised_one_by_one():
+    table = table_of()
+    X, fold, who = columns(len(table)), make_partition(table)[0], speakers_of(table)
+    guard = Guard(table, fold)
+    Z, _ = standardise(X, table, fold, guard, "speaker")
+    for s in set(who):
+        exact = X[who == s].astype("float64")
+        np.testing.assert_allclose(Z[who == s][:, 3:6], (exact - exact.mean(0))[:, 3:6]/exact.std(0)[3:6], rtol=1e-5, atol=1e-5)
+    assert [e["what"] for e in guard.log if e["test_rows"]] == [f"scaler of speaker {s}" for s in sorted(set(who[fold.test]))] and all(e["transductive"] for e in guard.log[1:])
+
+
+def test_faithful_scales_each_set_by_itself():
+    table = table_of()
+    X, fold = columns(len(table)), make_partition(table)[0]
+    guard = Guard(table, fold, "faithful")
+    Z, _ = standardise(X, table, fold, guard)
+    for rows in (fold.test, np.concatenate([fold.train, fold.dev])): np.testing.assert_allclose(Z[rows][:, 3:5].mean(0), 0, atol=1e-4)
+    assert [e["test_rows"] for e in guard.log] == [0, 0, len(fold.test)]
+
+
+def test_scalers_refuse_what_they_cannot_hold():
+    table = table_of()
+    X, fold = columns(len(table)), make_partition(table)[0]
+    guard = Guard(table, fold)
+    with pytest.raises(ValueError, match="9 features, the scaler was fitted on 10"): apply_scaler(X[:, :9], fit_scaler(X, fold.train, guard))
+    X[fold.train[3], 2] = np.inf
+    with pytest.raises(ValueError, match="1 of .* rows have NaN or infinite"): fit_scaler(X, fold.train, guard)
+    with pytest.raises(LeakageError, match="scaler was about to be fitted"): fit_scaler(X, fold.test, guard)
+    with pytest.raises(LeakageError): standardise(X, table, fold, guard, fit_on=np.arange(len(table)))
