@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .core import AudioError, atomic_path, cache_root, check_name, key_of, named_seed, progress, write_json
-from .data.audio import audio_info, check_duration, read_audio
+from .data.audio import audio_info, check_duration, check_signal, read_audio
 from .data.partition import Fold, Guard
 from .data.transform import apply_scaler, fit_scaler, standardise
 from .features.cache import Features, file_digest
@@ -252,7 +252,8 @@ def predict_files(
         for file in files:
             try:
                 check_duration(audio_info(file)["duration"], file)
-                X.append(functionals_of(*read_audio(file), model.config["features"]))
+                signal, rate = read_audio(file)
+                X.append(functionals_of(check_signal(signal, rate, str(file)), rate, model.config["features"]))
                 done.append(str(file))
             except AudioError as e: failures.append((str(file), str(e)))
             bar.update()

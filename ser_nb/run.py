@@ -184,13 +184,15 @@ def systems(
         if params.get("session") != "pooled": groups.setdefault(key_of({k: v for k, v in params.items() if k != "session"}), []).append((params, folder))
     groups = {key: [run for run in group if run[0]["session"] == "all"] or group for key, group in groups.items()}
     shown = [k for k in NAMING if len({key_of(g[0][0].get(k)) for g in groups.values()}) > 1]
-    named = {}
+    named, alike = {}, {}
     for group in sorted(groups.values(), key=lambda g: run_id(g[0][0])):
         params = {k: v for k, v in group[0][0].items() if k != "session"}
         words = [f"lr {params[k]:g}" if k == "lr" else str(params[k]) for k in shown if params.get(k) is not None]
-        name = ", ".join(words) or str(params.get("classifier", experiment))
-        while name in named: name += " *"
-        named[name] = params, pool_predictions([f for _, f in group])
+        alike.setdefault(", ".join(words) or str(params.get("classifier", experiment)), []).append((params, [folder for _, folder in group]))
+    for name, group in alike.items():
+        for params, folders in group:
+            rest = [f"{k} {v}" for k, v in params.items() if len({key_of(p.get(k)) for p, _ in group}) > 1]
+            named[", ".join([name, *rest])] = params, pool_predictions(folders)
     return named
 
 # %% ../nbs/01_run.ipynb #3a0c1a9c

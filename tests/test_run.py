@@ -206,7 +206,7 @@ def test_runs_are_pooled_into_systems_by_what_they_differ_in(outputs):
         for classifier in ("mlp", "svm"): done(session, corpus="x", classifier=classifier, seed=0)
     done(0, corpus="x", classifier="mlp", seed=1), done("pooled", guesses(0), corpus="x", classifier="mlp", seed=0), done(0, corpus="y", classifier="mlp", seed=0)
     found = systems("exp0", corpus="x")
-    assert sorted(found) == ["mlp", "mlp *", "svm"] and sorted(len(p) for _, p in found.values()) == [6, 18, 18]
+    assert sorted(found) == ["mlp, seed 0", "mlp, seed 1", "svm"] and sorted(len(p) for _, p in found.values()) == [6, 18, 18]
     assert all("session" not in p for p, _ in found.values()) and len(finished_runs("exp0", corpus="x", classifier="mlp", seed=0)) == 4
     with pytest.raises(ValueError, match="tested twice"): pool_predictions([f for _, f in finished_runs("exp0", corpus="x", seed=0)])
 
