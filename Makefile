@@ -34,7 +34,7 @@ readme: ## README.md from nbs/index.ipynb
 
 bench: ## every side-by-side measurement of benchmarks/, kept in outputs/recorded/benchmarks.txt (about 5 minutes)
 	$(NEEDS_VENV)
-	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" 2>/dev/null || exit 1; done > outputs/recorded/benchmarks.part
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done > outputs/recorded/benchmarks.part
 	mv outputs/recorded/benchmarks.part outputs/recorded/benchmarks.txt
 	cat outputs/recorded/benchmarks.txt
 

@@ -332,3 +332,11 @@ def test_shapes_and_types_of_one_signal():
         with pytest.raises(AudioError, match="expected whole Hz"): functionals_of(x, rate, SET)
     for name in ("egemaps", "emobase2010 ", ""):
         with pytest.raises(ValueError, match="unknown feature set"): functionals_of(x, RATE, name)
+
+
+def test_the_cache_may_be_deleted_while_a_process_lives(tmp_path, monkeypatch):
+    monkeypatch.setenv("SER_NB_CACHE", str(tmp_path/"cache"))
+    signal = np.sin(np.arange(16000)/20).astype("float32")
+    before = functionals_of(signal, 16000, "emobase2010")
+    shutil.rmtree(tmp_path/"cache")
+    assert np.array_equal(functionals_of(signal, 16000, "emobase2010"), before)

@@ -58,15 +58,17 @@ def emobase2010_config()->Path: # In the cache, with the includes beside it
     return config
 
 # %% ../../nbs/21_features.functionals.ipynb #24efc2ea
-@functools.cache
 def extractor(
     features:str, # One of `FEATURE_SETS`
 ): # An `opensmile.Smile`
     "openSMILE for a set, at the level of functionals; raises ValueError for an unknown set"
-    import opensmile
     check_name(features, FEATURE_SETS, "feature set")
-    if features == "emobase2010": return opensmile.Smile(str(emobase2010_config()), "func")
-    return opensmile.Smile(opensmile.FeatureSet[features], opensmile.FeatureLevel.Functionals)
+    return _smile(features, str(emobase2010_config()) if features == "emobase2010" else None)
+
+@functools.cache
+def _smile(features, config):
+    import opensmile
+    return opensmile.Smile(config, "func") if config else opensmile.Smile(opensmile.FeatureSet[features], opensmile.FeatureLevel.Functionals)
 
 def feature_names(
     features:str, # One of `FEATURE_SETS`
