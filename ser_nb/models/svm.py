@@ -27,13 +27,13 @@ def fit_svm(
 def svm_proba(
     params:dict, # As `fit_svm` makes them
     X:np.ndarray, # Standardised features, shape (n, d)
-)->np.ndarray: # float64, shape (1, n, k); the share of pairwise votes
-    "Votes of the pairwise hyperplanes; argmax is what `SVC.predict` says"
+)->np.ndarray: # float64, shape (1, n, k); rows sum to 1
+    "Votes of the pairwise hyperplanes, or the logistic distance from the only one; argmax is what `SVC.predict` says"
     planes = np.asarray(X, "float64") @ params["coef"].T + params["intercept"]
     k = int(round((1 + (1 + 8*planes.shape[1])**.5)/2))
     votes = np.zeros((len(planes), k))
     for plane, (a, b) in enumerate(combinations(range(k), 2)):
-        first = planes[:, plane] > 0
+        first = planes[:, plane] > 0 if k > 2 else 1/(1 + np.exp(-planes[:, plane]))
         votes[:, a] += first
-        votes[:, b] += ~first
+        votes[:, b] += 1. - first
     return (votes/planes.shape[1])[None]
