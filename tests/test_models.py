@@ -179,8 +179,9 @@ def test_planes_and_decisions_are_scikit_learns_with_weights_once(k, C):
     np.testing.assert_array_equal(p.argmax(1), model.predict(new))
     model.decision_function_shape = "ovo"
     planes = sign*model.decision_function(new).reshape(500, -1)
-    if k == 2: np.testing.assert_allclose(p[:, 0], 1/(1 + np.exp(-planes[:, 0])))
-    else: [np.testing.assert_allclose(p[:, c]*len(planes[0]), sum((planes[:, i] > 0) == (a == c) for i, (a, b) in enumerate(itertools.combinations(range(k), 2)) if c in (a, b))) for c in range(k)]
+    for c in range(k):
+        votes = sum((planes[:, i] > 0) == (a == c) for i, (a, b) in enumerate(itertools.combinations(range(k), 2)) if c in (a, b))
+        np.testing.assert_allclose(p[:, c]*len(planes[0]), votes if k > 2 else 1/(1 + np.exp(planes[:, 0]*(2*c - 1))))
     np.testing.assert_allclose(p.sum(1), 1)
     for weight in (None, {c: (len(y)/k/n)**2 for c, n in enumerate(np.bincount(y))}):
         assert not np.allclose(SVC(kernel="linear", C=C, class_weight=weight).fit(X, y).coef_*sign, params["coef"])
