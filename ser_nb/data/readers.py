@@ -90,10 +90,12 @@ def _read(
     language:str="en", # ISO 639-1, where `row` does not say it
     labelled=(), # File names without extension that a label file names
     problems=(), # (file, reason) of what was already left out
+    other="", # What the path of audio that belongs to the corpus but holds no utterances matches
 )->Corpus: # Rows of the files that fit
     "Walk, match, translate, and name the rest"
     root, rows, seen, stems, problems = Path(root).expanduser(), [], {}, set(), list(problems)
     for file in filter(is_audio, _files(LAYOUTS[name], root)):
+        if other and re.fullmatch(other, file): continue
         match = re.fullmatch(f"(?:.*/)?{pattern}", file.rpartition(".")[0])
         found = _rows_of(match, file, seen, row, codes) if match else f"its name does not fit {LAYOUTS[name]}"
         if match: stems.add(Path(file).stem)
@@ -144,7 +146,7 @@ def iemocap(
         return dict(speaker=f"Ses{session}{speaking}", gender=_gender(speaking), session=f"Session{int(session)}", emotion=emotion,
                     scenario=scenario, valence=float(valence), activation=float(activation), dominance=float(dominance))
     pattern = r"(?P<turn>Ses(?P<session>\d\d)[FM]_(?P<scenario>(?:impro|script)\w+)_(?P<speaking>[FM])\w{3})"
-    return _read("iemocap", root, pattern, row, IEMOCAP_CODES, labelled=labels)
+    return _read("iemocap", root, pattern, row, IEMOCAP_CODES, labelled=labels, other="(?:.*/)?dialog/wav/[^/]+")
 
 # %% ../../nbs/13_data.readers.ipynb #566897c0
 FOUR_CLASSES = ("angry", "happy", "neutral", "sad")
