@@ -7,6 +7,7 @@ import sys
 import time
 import tracemalloc
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def cache(tmp_path, monkeypatch):
 def tones(tmp_path): return make_corpus("tones", demo_tones(tmp_path/"tones", 8), tmp_path/"tones")
 
 
-def entries(cache): return sorted(p for p in Path(cache).rglob("*.npy") if p.is_file() and not p.parent.name.startswith("."))
+def entries(cache): return sorted(map(Path, glob(f"{cache}/**/*.npy", recursive=True)))  # without temporary folders, which may vanish under a walk
 
 
 # A batch with every fault
