@@ -70,7 +70,6 @@ def _quiet_score(predictions):
 def plot_uar(
     parts:dict, # Name -> predictions; folds of a system, or systems
     title:str="", # Over the figure
-    speakers:bool=True, # Also the interval over speakers, where there are two at least
 ): # A matplotlib figure
     "UAR with 95 % intervals, one line each"
     from matplotlib.figure import Figure
@@ -78,7 +77,7 @@ def plot_uar(
     ax = figure.subplots()
     for place, (name, predictions) in enumerate(parts.items()):
         s = _quiet_score(predictions)
-        if speakers and s["uar_low_speaker"] is not None:
+        if s["n_speakers"] >= 4:
             ax.plot([s["uar_low_speaker"], s["uar_high_speaker"]], [place]*2, color="0.8", lw=7, solid_capstyle="butt", label="95 % over speakers", zorder=1)
         ax.plot([s["uar_low"], s["uar_high"]], [place]*2, color="C0", lw=1.6, label="95 % over utterances", zorder=2)
         ax.plot(s["uar"], place, "o", color="C0", ms=5, zorder=3)
