@@ -123,14 +123,13 @@ def atomic_path(
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True)
     except OSError as e:
         raise type(e)(e.errno, f"cannot write to {path.parent} ({e.strerror}): choose a writable folder with SER_NB_OUTPUTS or SER_NB_CACHE") from e
-    part = temporary/path.name
-    try:
+    with temporary:
+        part = Path(temporary.name)/path.name
         yield part
         os.replace(part, path)
-    finally: _remove(temporary)
 
 # %% ../nbs/00_core.ipynb #523fc9a7
 def check_writable(
@@ -143,10 +142,6 @@ def check_writable(
     raise PermissionError(errno.EACCES, f"cannot write to {folder}: {there} is {'read-only' if there.is_dir() else 'a file'}; choose a writable folder with SER_NB_OUTPUTS or SER_NB_CACHE")
 
 # %% ../nbs/00_core.ipynb #4fb1ea06
-def _remove(folder):
-    import shutil
-    shutil.rmtree(folder, ignore_errors=True)
-
 def write_text(
     path, # File to write
     text:str, # Its content, stored as UTF-8 with \n line ends

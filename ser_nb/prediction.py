@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .core import AudioError, atomic_path, cache_root, check_name, key_of, named_seed, progress, write_json
-from .data.audio import audio_info, check_duration, check_signal, read_audio
+from .data.audio import read_utterance
 from .data.partition import Fold, Guard
 from .data.transform import apply_scaler, fit_scaler, standardise
 from .features.cache import Features, file_digest
@@ -73,7 +73,7 @@ def fitting_rows(
     return rows
 
 # %% ../nbs/61_prediction.ipynb #cae35f2c
-def _train_mlps(name, found, y, folds, rows, scaled, made, seed, repeated, options):
+def _train_mlps(name, y, folds, rows, scaled, made, seed, repeated, options):
     "Stack of all members, fold by fold, from the stage cache or trained now"
     from safetensors.numpy import load_file, save_file
     seeds = [named_seed(seed, name, fold.name, "repeat", r) for fold in folds for r in range(repeated)]
@@ -106,16 +106,16 @@ def choose_lr(
     candidates:tuple=LEARNING_RATES, # Rates to choose from
 )->tuple: # (chosen rate per fold, DataFrame of dev UAR: one row per fold, one column per rate)
     "Learning rate of each fold by its development speakers; raises ValueError when a fold has none"
+    from ser_nb.models.mlp import mlp_proba
     y, uars = class_numbers(found.table, labels), {}
     lonely = [f.name for f in folds if not len(f.dev)]
     if lonely: raise ValueError(f"fold {lonely[0]!r} has too few training speakers to hold one back for choosing lr; give lr")
     scaled = [standardise(found.X, found.table, f, g, normalise)[0] for f, g in zip(folds, guards)]
     rows = [g("mlp while choosing lr", f.train) for f, g in zip(folds, guards)]
     truth = [found.table.emotion.iloc[f.dev].to_numpy(object) for f in folds]
-    candidates = sorted(candidates)
+    candidates, made = sorted(candidates), _made(found, y, labels, guards, normalise)
     for lr in candidates:
-        stack, _ = _train_mlps("choose-lr", found, y, folds, rows, scaled, _made(found, y, labels, guards, normalise), seed, repeated, dict(options, lr=lr, n_classes=len(labels)))
-        from ser_nb.models.mlp import mlp_proba
+        stack, _ = _train_mlps("choose-lr", y, folds, rows, scaled, made, seed, repeated, dict(options, lr=lr, n_classes=len(labels)))
         stack.pop("losses")
         for i, f in enumerate(folds):
             guesses = mlp_proba(_members(stack, i, repeated), scaled[i][f.dev]).argmax(-1)
@@ -149,7 +149,7 @@ def train_recognisers(
     else:
         for lr in sorted(set(lrs)):
             same = [i for i, rate in enumerate(lrs) if rate == lr]
-            stack, made_seeds = _train_mlps("train", found, y, [folds[i] for i in same], [rows[i] for i in same], [scaled[i] for i in same],
+            stack, made_seeds = _train_mlps("train", y, [folds[i] for i in same], [rows[i] for i in same], [scaled[i] for i in same],
                                             _made(found, y, labels, [guards[i] for i in same], normalise), seed, repeated, dict(options, lr=lr, n_classes=len(labels)))
             for place, i in enumerate(same):
                 weights[i] = _members(stack, place, repeated)
@@ -251,9 +251,7 @@ def predict_files(
     with progress(len(files), "predicting") as bar:
         for file in files:
             try:
-                check_duration(audio_info(file)["duration"], file)
-                signal, rate = read_audio(file)
-                X.append(functionals_of(check_signal(signal, rate, str(file)), rate, model.config["features"]))
+                X.append(functionals_of(*read_utterance(file), model.config["features"]))
                 done.append(str(file))
             except AudioError as e: failures.append((str(file), str(e)))
             bar.update()

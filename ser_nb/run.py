@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'PREDICTION_COLUMNS', 'TYPES', 'NAMING', 'run_id', 'Run', 'check_predictions', 'read_predictions',
-           'save_predictions', 'save_figure', 'finish', 'declared_parameters', 'check_parameters', 'parameters',
-           'finished_runs', 'pool_predictions', 'systems', 'published', 'record', 'code_key', 'stage']
+           'save_predictions', 'save_figure', 'finish', 'experiments', 'declared_parameters', 'check_parameters',
+           'parameters', 'finished_runs', 'pool_predictions', 'systems', 'published', 'record', 'code_key', 'stage']
 
 # %% ../nbs/01_run.ipynb #8ccd0f06
 import ast
@@ -103,12 +103,15 @@ def finish(
 # %% ../nbs/01_run.ipynb #d31b6f2b
 TYPES = dict(int=int, float=(int, float), str=str, list=list, dict=dict)   # that a parameter may have
 
+def experiments(
+    root=None, # The checkout; None = `project_root()`
+)->list: # Names; raises FileNotFoundError outside a checkout
+    "Notebooks that declare parameters"
+    return [p.stem for p in sorted((Path(root or project_root())/"nbs").glob("*.ipynb")) if not p.stem[0].isdigit() and p.stem != "index"]
+
 def _declarations(experiment, root):
     "The assignments of the tagged cell"
-    folder = Path(root or project_root())/"nbs"
-    path = folder/f"{experiment}.ipynb"
-    known = [p.stem for p in sorted(folder.glob("*.ipynb")) if not p.stem[0].isdigit() and p.stem != "index"]
-    check_name(experiment, known, "experiment")
+    path = Path(root or project_root())/"nbs"/f"{check_name(experiment, experiments(root), 'experiment')}.ipynb"
     cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if "parameters" in c["metadata"].get("tags", [])]
     if len(cells) != 1: raise ValueError(f"{path} has {len(cells)} cells tagged 'parameters', expected one; a JupyterLab without our settings.ini strips the tag")
     return [node for node in ast.parse("".join(cells[0]["source"])).body if isinstance(node, ast.AnnAssign)]

@@ -69,6 +69,7 @@ def score(
     predictions:pd.DataFrame, # See `ser_nb.run.check_predictions`
     n_samples:int=1000, # Bootstrap samples
     seed:int=0, # Of the bootstrap
+    quiet:bool=False, # Keep the notes in `warnings` only
 )->dict: # uar and its intervals, uar_fold_mean, uar_seed_sd, war, f1_macro, recall_<label>, n, n_speakers, n_folds, n_repeats, warnings
     "All numbers of recognition, the mean over repeats; what cannot be known is None"
     repeats, utterances = per_repeat(predictions), hits_of(predictions)
@@ -77,7 +78,7 @@ def score(
     low, high = interval(bootstrap(utterances.truth, utterances.hit, None, n_samples, seed))
     by_speaker = interval(bootstrap(utterances.truth, utterances.hit, utterances.speaker, n_samples, seed)) if speakers > 1 else (None, None)
     notes = [] if speakers >= FEW_SPEAKERS else [f"{speakers} test speaker{'s'*(speakers > 1)}: the interval over speakers is {'uncertain' if speakers > 1 else 'unknown'} (small test set)"]
-    for note in notes: warnings.warn(note, stacklevel=2)
+    for note in () if quiet else notes: warnings.warn(note, stacklevel=2)
     return dict(uar=mean.pop("uar"), uar_low=low, uar_high=high, uar_low_speaker=by_speaker[0], uar_high_speaker=by_speaker[1],
                 uar_seed_sd=float(repeats.uar.std(ddof=0)), **mean, n=len(utterances), n_speakers=int(speakers),
                 n_folds=int(predictions.fold.nunique()), n_repeats=len(repeats), warnings=notes)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AUDIO_EXTENSIONS', 'MIN_DURATION', 'MAX_DURATION', 'MAX_PEAK', 'is_audio', 'audio_info', 'resample', 'mono',
-           'read_audio', 'check_duration', 'check_signal', 'level']
+           'read_audio', 'check_duration', 'check_signal', 'read_utterance', 'level']
 
 # %% ../../nbs/10_data.audio.ipynb #ca7129a3
 import math
@@ -88,6 +88,26 @@ def mono(
     return (signal.mean(0) if signal.ndim == 2 else signal).astype("float32")
 
 # %% ../../nbs/10_data.audio.ipynb #687ec5eb
+def _span(file, info, start, end):
+    "First and last sample of a segment"
+    rate, frames = info["sampling_rate"], info["frames"]
+    first = int(round(start*rate))
+    last = frames if end is None or end != end else int(round(end*rate))
+    if not 0 <= first < last or last > frames + rate//100:
+        raise AudioError(f"{file}: the segment {start}-{end} s lies outside the file, which lasts {info['duration']:.3f} s")
+    return first, min(last, frames)
+
+def _decode(file, first, last, sampling_rate):
+    "Mono samples of a span, at the wanted rate"
+    import soundfile
+    try: signal, rate = soundfile.read(str(file), start=first, stop=last, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as e: raise AudioError(f"{file}: damaged, decoding stopped ({_reason(e)}); copy it again from its source") from e
+    if len(signal) < last - first:
+        raise AudioError(f"{file}: truncated, {len(signal)/rate:.3f} s of {(last - first)/rate:.3f} s could be decoded; copy it again from its source")
+    signal = signal.mean(1) if signal.shape[1] > 1 else signal[:, 0]
+    if not np.isfinite(signal).all(): raise AudioError(f"{file}: has NaN or infinite samples; export it again from its source")
+    return (resample(signal, rate, sampling_rate), sampling_rate) if sampling_rate else (signal, rate)
+
 def read_audio(
     file, # Path of an audio file
     start:float=0.0, # Begin of the segment in seconds
@@ -95,20 +115,7 @@ def read_audio(
     sampling_rate:int=None, # Wanted rate in Hz; None = as stored
 )->tuple: # (signal float32 of shape (n,), sampling rate in Hz)
     "A mono signal of a file or of a segment of it; raises AudioError when it cannot be read"
-    import soundfile
-    info = audio_info(file)
-    rate = info["sampling_rate"]
-    first = int(round(start*rate))
-    last = info["frames"] if end is None or end != end else int(round(end*rate))
-    if not 0 <= first < last or last > info["frames"] + rate//100:
-        raise AudioError(f"{file}: the segment {start}-{end} s lies outside the file, which lasts {info['duration']:.3f} s")
-    try: signal, rate = soundfile.read(str(file), start=first, stop=min(last, info["frames"]), dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as e: raise AudioError(f"{file}: damaged, decoding stopped ({_reason(e)}); copy it again from its source") from e
-    if len(signal) < min(last, info["frames"]) - first:
-        raise AudioError(f"{file}: truncated, {len(signal)/rate:.3f} s of {(last - first)/rate:.3f} s could be decoded; copy it again from its source")
-    signal = signal.mean(1) if signal.shape[1] > 1 else signal[:, 0]
-    if not np.isfinite(signal).all(): raise AudioError(f"{file}: has NaN or infinite samples; export it again from its source")
-    return (resample(signal, rate, sampling_rate), sampling_rate) if sampling_rate else (signal, rate)
+    return _decode(file, *_span(file, audio_info(file), start, end), sampling_rate)
 
 # %% ../../nbs/10_data.audio.ipynb #49359688
 MIN_DURATION = 0.1     # seconds; openSMILE's pitch frame is 60 ms and its functionals need a few of them
@@ -139,6 +146,20 @@ def check_signal(
     return signal
 
 # %% ../../nbs/10_data.audio.ipynb #475ac29f
+def read_utterance(
+    file, # Path of an audio file
+    start:float=0.0, # Begin of the utterance in seconds
+    end:float=None, # End of the utterance in seconds; None or NaN = end of the file
+    sampling_rate:int=None, # Wanted rate in Hz; None = as stored
+)->tuple: # (signal float32 of shape (n,), sampling rate in Hz)
+    "`read_audio` and `check_signal`; what the header says is too short or too long is not even decoded. Raises AudioError"
+    info = audio_info(file)
+    first, last = _span(file, info, start, end)
+    check_duration((last - first)/info["sampling_rate"], file)
+    signal, rate = _decode(file, first, last, sampling_rate)
+    return check_signal(signal, rate, file), rate
+
+# %% ../../nbs/10_data.audio.ipynb #31fc0e6b
 def level(
     signal:np.ndarray, # Mono signal, shape (n,)
 )->float: # dB relative to full scale; -inf for digital silence

@@ -220,9 +220,7 @@ def probe(
     if k < 2: return dict(confounded=False, note=f"no probe: {'no utterance has a label' if not k else f'all labels are {table.emotion.iat[0]!r}'}")
     try: predictions = probe_predictions(table, column, seed)
     except ValueError as e: return dict(confounded=False, note=f"no probe: {e}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        found = score(predictions, seed=seed)
+    found = score(predictions, seed=seed, quiet=True)
     excess = (found["uar"] - 1/k)/(1 - 1/k)
     return dict({name: found[name] for name in PROBE_COLUMNS if name in found}, chance=1/k, excess=excess, confounded=excess > EXCESS, scheme=probe_scheme(table), note="; ".join(found["warnings"]))
 

@@ -8,7 +8,7 @@ __all__ = ['plot_confusion', 'plot_fold_confusions', 'plot_uar', 'plot_losses']
 # %% ../../nbs/54_evaluation.plots.ipynb #eadd0e36
 import pandas as pd
 
-from ..metrics import labels_of, mean_confusion, normalise_rows
+from ..metrics import labels_of, mean_confusion, normalise_rows, per_repeat
 from ..statistics import score
 
 # %% ../../nbs/54_evaluation.plots.ipynb #23cc1ea1
@@ -54,17 +54,11 @@ def plot_fold_confusions(
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for ax, fold in zip(axes, folds):
         part = predictions[predictions.fold == fold]
-        _draw_confusion(ax, part, f"{(names or {}).get(fold, f'fold {fold}')}: UAR {_quiet_score(part)['uar']:.2f}", 6.5)
+        _draw_confusion(ax, part, f"{(names or {}).get(fold, f'fold {fold}')}: UAR {per_repeat(part).uar.mean():.2f}", 6.5)
     for ax in axes[len(folds):]: ax.axis("off")
     figure.supxlabel("recognised", fontsize=8)
     figure.supylabel("expressed", fontsize=8)
     return figure
-
-def _quiet_score(predictions):
-    import warnings
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return score(predictions)
 
 # %% ../../nbs/54_evaluation.plots.ipynb #01b48ef2
 def plot_uar(
@@ -76,7 +70,7 @@ def plot_uar(
     figure = Figure(figsize=(7, 1.5 + .34*len(parts)), layout="constrained")
     ax = figure.subplots()
     for place, (name, predictions) in enumerate(parts.items()):
-        s = _quiet_score(predictions)
+        s = score(predictions, quiet=True)
         if s["n_speakers"] >= 4:
             ax.plot([s["uar_low_speaker"], s["uar_high_speaker"]], [place]*2, color="0.8", lw=7, solid_capstyle="butt", label="95 % over speakers", zorder=1)
         ax.plot([s["uar_low"], s["uar_high"]], [place]*2, color="C0", lw=1.6, label="95 % over utterances", zorder=2)

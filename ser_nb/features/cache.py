@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import AudioError, atomic_path, cache_root, key_of, progress
-from ..data.audio import check_duration, check_signal, read_audio
+from ..data.audio import read_utterance
 from ..data.corpus import Corpus
 
 # %% ../../nbs/20_features.cache.ipynb #cf268a8a
@@ -111,9 +111,7 @@ def extract(
     def computed(i):
         file = f"{corpus.root}/{files[i]}"
         try:
-            check_duration(table.duration.iat[i], file)
-            signal, rate = read_audio(file, starts[i], ends[i], sampling_rate)
-            X[i] = compute(check_signal(signal, rate, file), rate)
+            X[i] = compute(*read_utterance(file, starts[i], ends[i], sampling_rate))
             if not np.isfinite(X[i]).all(): raise AudioError(f"{file}: {int((~np.isfinite(X[i])).sum())} of {len(names)} features are not finite; the utterance is too short or has no usable speech")
         except AudioError as e: reasons[i] = str(e)
         else: save_entry(place(i), X[i])
