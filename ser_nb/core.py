@@ -164,7 +164,7 @@ def progress(
     what:str, # What is being done, e.g. `features of emovo`
     unit:str="file", # What a step is
     delay:float=3., # Seconds before the bar appears
-): # Yields an `update()`-able counter
+): # Yields a counter: `update(n, name=shown, …)`
     "A progress bar that is not even made when the work is quick (a notebook would keep its widget)"
     bar = _Late(total, what, unit, time.monotonic() + delay)
     try: yield bar
@@ -173,10 +173,11 @@ def progress(
 class _Late:
     "Counts, and becomes a tqdm bar when its time has come"
     def __init__(self, total, what, unit, due): self.n, self.bar, self.due, self.made_of = 0, None, due, dict(total=total, desc=what, unit=unit)
-    def update(self, n=1):
+    def update(self, n=1, **shown):
         self.n += n
-        if self.bar is not None: self.bar.update(n)
-        elif time.monotonic() > self.due: self.bar = self._make()
+        if self.bar is None and time.monotonic() > self.due: self.bar = self._make()
+        elif self.bar is not None: self.bar.update(n)
+        if self.bar is not None and shown: self.bar.set_postfix(shown, refresh=False)
     def _make(self):
         from tqdm.auto import tqdm
         live = sys.stderr.isatty() or "ipykernel" in sys.modules

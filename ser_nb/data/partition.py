@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'SCHEMES', 'Fold', 'speakers_of', 'by_session', 'by_speaker', 'by_kfold', 'by_corpus', 'by_list',
-           'default_scheme', 'make_partition', 'Guard', 'get_fold', 'partition_table', 'save_partition']
+           'default_scheme', 'make_partition', 'Guard', 'get_fold', 'thin', 'partition_table', 'save_partition']
 
 # %% ../../nbs/14_data.partition.ipynb #0260d5dc
 from dataclasses import dataclass
@@ -153,7 +153,22 @@ def get_fold(
         raise ValueError(f"session {session!r} is out of range: this corpus has {len(folds)} folds, 0 to {len(folds) - 1} ({', '.join(f.name for f in folds)})")
     return folds[session]
 
-# %% ../../nbs/14_data.partition.ipynb #c6c1580e
+# %% ../../nbs/14_data.partition.ipynb #88cdf9e8
+def thin(
+    fold:Fold, # Any
+    table:pd.DataFrame, # The corpus table
+    share:float, # In (0, 1]; at least one row of each emotion stays
+    seed:int=0, # Of the choice
+)->Fold: # The same test rows
+    "A fold with a share of its training and development rows; raises ValueError outside (0, 1]"
+    if not 0 < share <= 1: raise ValueError(f"share={share!r}: expected above 0, at most 1")
+    def kept(rows, part):
+        emotion, rng = table.emotion.to_numpy(object)[rows], np.random.default_rng(named_seed(seed, "share", fold.name, part))
+        groups = [rng.permutation(rows[emotion == e]) for e in sorted(set(emotion))]
+        return np.sort(np.concatenate([g[:int(np.ceil(share*len(g)))] for g in groups])) if groups else rows
+    return fold if share == 1 else Fold(fold.name, kept(fold.train, "train"), kept(fold.dev, "dev"), fold.test)
+
+# %% ../../nbs/14_data.partition.ipynb #f7268406
 def partition_table(
     table:pd.DataFrame, # The corpus table
     folds:list, # As `make_partition` returns them

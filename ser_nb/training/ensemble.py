@@ -55,7 +55,7 @@ def _keep_first(params, optimizer, n, lr):
 # %% ../../nbs/41_training.ensemble.ipynb #77ae864b
 def train_ensemble(
     X:np.ndarray, # Standardised features, shape (n, d), or (s, n, d) for s standardisations; float32 or float64
-    y:np.ndarray, # Class numbers 0..k-1, shape (n,)
+    y:np.ndarray, # Class numbers 0..k-1, shape (n,), or (s, n) where standardisations have rows of their own; or class probabilities, float, shape (s, n, k)
     rows:list, # Training rows of each member, arrays of row numbers
     seeds:list, # Seed of each member
     hidden:list, # Units of the hidden layers, e.g. [100, 100]
@@ -73,8 +73,9 @@ def train_ensemble(
     if small < batch_size: raise ValueError(f"{small} training rows are fewer than a batch of {batch_size}; lower batch_size")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     X = torch.as_tensor(X, device=device)
-    X, y = (X if X.ndim == 3 else X[None]), torch.as_tensor(y, device=device).long()
-    sizes = [X.shape[2], *hidden, n_classes or int(y.max()) + 1]
+    X, y = (X if X.ndim == 3 else X[None]), torch.as_tensor(y, device=device)
+    y = y.to(X.dtype).flatten(0, 1) if y.is_floating_point() else (y.expand(len(X), -1) if y.ndim == 1 else y).flatten().long()
+    sizes = [X.shape[2], *hidden, n_classes or (int(y.max()) + 1 if y.ndim == 1 else y.shape[1])]
     weights = init_mlp(sizes, [named_seed(s, "weights") for s in seeds], X.dtype)
     steps = np.array([len(r)//batch_size for r in rows])
     order = np.argsort(-steps, kind="stable")
@@ -98,10 +99,10 @@ def _train(X, y, params, batches, offsets, steps, hidden, lr):
                 for k, v in params.items(): trained[k][:len(v)] = v.detach()
                 params, optimizer = _keep_first(params, optimizer, n, lr)
             chosen, masks = zip(*(next(b) for b in batches[:n]))
-            chosen = torch.stack(chosen)
-            x = X.index_select(0, (chosen + offsets[:n, None]).flatten()).view(n, chosen.shape[1], -1)
+            chosen = (torch.stack(chosen) + offsets[:n, None]).flatten()
+            x = X.index_select(0, chosen).view(n, len(chosen)//n, -1)
             logits = mlp_logits(params, x, None if masks[0] is None else torch.stack(masks).split(list(hidden), -1))
-            loss = F.cross_entropy(logits.flatten(0, 1), y[chosen].flatten(), reduction="none").view(n, -1).mean(1)
+            loss = F.cross_entropy(logits.flatten(0, 1), y[chosen], reduction="none").view(n, -1).mean(1)
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
