@@ -21,18 +21,20 @@ import pandas as pd
 from .core import atomic_path, check_name, check_writable, git_commit, key_of, outputs_root, project_root, versions, write_json
 
 # %% ../nbs/01_run.ipynb #9b63e03b
-SHORT = ("corpus", "test_corpus", "session", "train_on", "classifier", "features", "normalise", "protocol", "preset")   # what an id shows, in this order
+SHORT = dict(corpus="", test_corpus="", mode="", session="s", train_on="", augment="", lambda_cls="cls", share="share", classifier="", features="", normalise="", protocol="", preset="")   # what an id shows, in this order, and behind what
+
+def _word(name, value): return SHORT[name] + (f"{value:g}" if isinstance(value, float) else Path(str(value)).stem)
 
 def run_id(
     params:dict, # All parameters of an experiment
 )->str: # E.g. `emovo-s0-real-svm-emobase2010-speaker-corrected-small-1f0a3b5c`
     "Short names and a hash of all parameters"
-    words = [f"s{params[k]}" if k == "session" else Path(str(params[k])).stem for k in SHORT if params.get(k) not in (None, "")]
+    words = [_word(k, params[k]) for k in SHORT if params.get(k) not in (None, "") and (k, params[k]) != ("share", 1)]
     return re.sub(r"[^\w+.-]+", "_", "-".join([*words, key_of(params)[:8]]))
 
 # %% ../nbs/01_run.ipynb #f1ab5fc1
 class Run:
-    "A folder `outputs/<experiment>/<run id>/` with predictions.csv, metrics.json, manifest.json and figures/"
+    "A folder `outputs/<experiment>/<run id>/` with predictions.csv (if anything is recognised), metrics.json, manifest.json and figures/"
     def __init__(self,
         experiment:str, # Name of the notebook, e.g. `exp2`
         **params # Every parameter that the result depends on
@@ -89,7 +91,7 @@ def save_figure(
 
 # %% ../nbs/01_run.ipynb #f4d4bae0
 def finish(
-    run:Run, # An open run whose predictions are saved
+    run:Run, # An open run whose results are saved
     metrics:dict, # Content of metrics.json: numbers, text, lists; no NaN
     **facts, # What made the result: partition and corpus keys, seeds, device …
 )->dict: # The manifest
@@ -101,7 +103,7 @@ def finish(
     return manifest
 
 # %% ../nbs/01_run.ipynb #d31b6f2b
-TYPES = dict(int=int, float=(int, float), str=str, list=list, dict=dict)   # that a parameter may have
+TYPES = dict(int=int, float=(int, float), str=str, list=list, dict=dict, bool=bool)   # that a parameter may have
 
 def experiments(
     root=None, # The checkout; None = `project_root()`
@@ -130,13 +132,14 @@ def check_parameters(
     root=None, # The checkout; None = `project_root()`
 )->dict: # The same; raises ValueError for a name that is not declared or a value of another type
     "Refuse parameters that the experiment does not have; a session may also be `all`"
-    declared = {node.target.id: (node.annotation.id, ast.literal_eval(node.value)) for node in _declarations(experiment, root)}
+    declared = {node.target.id: ([n.id for n in ast.walk(node.annotation) if isinstance(n, ast.Name)], ast.literal_eval(node.value)) for node in _declarations(experiment, root)}
     for name, value in given.items():
         check_name(name, declared, f"parameter of {experiment}")
-        kind, default = declared[name]
-        if (isinstance(value, TYPES[kind]) and not isinstance(value, bool)) or (value is None and default is None) or (name == "session" and isinstance(value, str)): continue
-        expected = kind + (f", such as {default!r}" if default is not None else " or nothing")
-        way = "; lists and maps are given in a YAML file, or by -y to papermill" if kind in ("list", "dict") else ""
+        kinds, default = declared[name]
+        fits = any(isinstance(value, TYPES[kind]) and isinstance(value, bool) == (kind == "bool") for kind in kinds)
+        if fits or (value is None and default is None) or (name == "session" and isinstance(value, str)): continue
+        expected = " or ".join(kinds) + (f", such as {default!r}" if default is not None else " or nothing")
+        way = "; lists and maps are given in a YAML file, or by -y to papermill" if {"list", "dict"} & {*kinds} else ""
         raise ValueError(f"{name}={value!r}: {experiment} expects {expected}{way}")
     return given
 
@@ -174,7 +177,7 @@ def pool_predictions(
     return check_predictions(pd.concat(tables, ignore_index=True))
 
 # %% ../nbs/01_run.ipynb #95127fa6
-NAMING = ("train_on", "classifier", "features", "normalise", "protocol", "lr", "preset")   # what tells systems apart in a table
+NAMING = ("train_on", "augment", "lambda_cls", "share", "classifier", "features", "normalise", "protocol", "lr", "preset")   # what tells systems apart in a table
 
 def systems(
     experiment:str, # E.g. `exp2`
@@ -190,7 +193,7 @@ def systems(
     named, alike = {}, {}
     for group in sorted(groups.values(), key=lambda g: run_id(g[0][0])):
         params = {k: v for k, v in group[0][0].items() if k != "session"}
-        words = [f"lr {params[k]:g}" if k == "lr" else str(params[k]) for k in shown if params.get(k) is not None]
+        words = [f"{k} {params[k]:g}" if k in ("lambda_cls", "share", "lr") else str(params[k]) for k in shown if params.get(k) is not None]
         alike.setdefault(", ".join(words) or str(params.get("classifier", experiment)), []).append((params, [folder for _, folder in group]))
     for name, group in alike.items():
         for params, folders in group:
@@ -212,15 +215,15 @@ def published(
 def record(
     folder, # Folder of a finished run
     root=None, # Where records are kept; None = `<outputs root>/recorded`
-)->Path: # `<root>/<experiment>/<run id>` with metrics.json, manifest.json and predictions.csv.gz
+)->Path: # `<root>/<experiment>/<run id>` with metrics.json, manifest.json and, where the run has them, losses.csv and predictions.csv.gz
     "Copy the result of a finished run to the records; the same run gives the same bytes"
     folder = Path(folder)
     if not (folder/"manifest.json").exists(): raise FileNotFoundError(f"{folder} has no manifest.json: the run is not finished; run it again")
     target = Path(root or outputs_root()/"recorded")/folder.parent.name/folder.name
-    for name in ("metrics.json", "manifest.json"):
-        with atomic_path(target/name) as part: part.write_bytes((folder/name).read_bytes())
-    with atomic_path(target/"predictions.csv.gz") as part:
-        part.write_bytes(gzip.compress((folder/"predictions.csv").read_bytes(), mtime=0))
+    for name in ("metrics.json", "manifest.json", "losses.csv", "predictions.csv"):
+        if not (folder/name).exists(): continue
+        content, packed = (folder/name).read_bytes(), name == "predictions.csv"
+        with atomic_path(target/(name + ".gz"*packed)) as part: part.write_bytes(gzip.compress(content, mtime=0) if packed else content)
     return target
 
 # %% ../nbs/01_run.ipynb #3bdf1ff5

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ser_nb.data.corpus import COLUMNS, EMOTIONS
-from ser_nb.data.exchange import CATEGORIES, FILL, KEYS, from_arff, from_hdf, from_netcdf, synthetic_set, to_hdf, to_netcdf, utterance_names
+from ser_nb.data.exchange import CATEGORIES, FILL, KEYS, from_arff, from_hdf, from_netcdf, synthetic_table, to_hdf, to_netcdf, utterance_names
 
 NAMES = ["pcm_loudness_sma_amean", "pcm_fftMag_mfcc_sma[4]_amean", "Größe, 'x'"]
 
@@ -259,18 +259,18 @@ def published(path, sets=None, **options):
 
 
 def test_a_synthetic_set_is_one_matrix_in_the_houses_order():
-    X, table = synthetic_set(SETS, SOURCES)
+    X, table = synthetic_table(SETS, SOURCES)
     assert table.emotion.tolist() == [e for e in ("angry", "happy", "neutral", "sad", "fear") for _ in SOURCES] and X.dtype == np.float32
     for i in range(len(X)): np.testing.assert_array_equal(X[i], SETS[table.emotion[i]][i % 5])
     assert table.file[[0, 6, 24]].tolist() == ["talk0-ä_syn_ang", "talk1-ä_syn_hap", "talk4-ä_syn_fear"]
 
 
 @pytest.mark.parametrize("sets, words", [({}, "without emotions"), ({"anger": features()}, "unknown emotion 'anger'.*'angry'"), ({"sad": features(4)}, "4 synthetic rows of sad for 5 source rows")])
-def test_sets_that_do_not_fit(sets, words): refused(words, lambda: synthetic_set(sets, SOURCES))
+def test_sets_that_do_not_fit(sets, words): refused(words, lambda: synthetic_table(sets, SOURCES))
 
 
 def test_hdf_is_what_pandas_reads(tmp_path):
-    path = to_hdf(tmp_path/"x.h5", *_named(*synthetic_set(SETS, SOURCES)))
+    path = to_hdf(tmp_path/"x.h5", *_named(*synthetic_table(SETS, SOURCES)))
     with pd.HDFStore(path, "r") as store: assert sorted(store.keys()) == ["/ang", "/fear", "/hap", "/neu", "/sad"]
     for emotion, X in SETS.items():
         frame = pd.read_hdf(path, KEYS.get(emotion, emotion))
@@ -282,7 +282,7 @@ def _named(X, table): return X, NAMES, table
 
 
 def test_hdf_and_netcdf_there_and_back(tmp_path):
-    X, table = synthetic_set(SETS, SOURCES)
+    X, table = synthetic_table(SETS, SOURCES)
     for name, write, read in (("x.h5", to_hdf, from_hdf), ("x.nc", to_netcdf, from_netcdf)):
         again, names, found = read(write(tmp_path/name, X, NAMES, table))
         np.testing.assert_array_equal(again, X)
@@ -353,5 +353,5 @@ def pickled(path):
 
 
 def test_we_write_no_pickles(tmp_path):
-    assert pickled(to_hdf(tmp_path/"x.h5", *_named(*synthetic_set(SETS, SOURCES)))) == []
+    assert pickled(to_hdf(tmp_path/"x.h5", *_named(*synthetic_table(SETS, SOURCES)))) == []
     assert "ang/axis0.name" in pickled(published(tmp_path/"y.h5")), "what pandas pickles is not found"

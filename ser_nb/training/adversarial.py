@@ -185,7 +185,7 @@ def _save_checkpoint(path, nets, epoch, curves):
         names = [f"{net}.{k}" for net in nets.together[o] for k in nets.masters[net]]
         tensors |= {f"{o}/{name}/{what}": v for name, p in zip(names, optimizer.param_groups[0]["params"]) for what, v in optimizer.state[p].items()}
     table = pd.concat(curves) if curves else pd.DataFrame(columns=list(CURVES), dtype=float)
-    tensors["curves"] = torch.as_tensor(np.ascontiguousarray(table.to_numpy("float64")))
+    tensors["curves"] = torch.tensor(table.to_numpy("float64").copy())
     with atomic_path(path) as part: save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, part, metadata={"epoch": str(epoch)})
 
 def _load_checkpoint(path, nets):
