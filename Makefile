@@ -10,7 +10,10 @@ $(error TORCH=$(TORCH) is not known: write TORCH=cpu for PyTorch's CPU builds, o
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lab lib readme bench reproduce clean help
+.PHONY: demo test lab lib readme bench gan cross reproduce clean help
+CORPUS      ?= emovo-4
+PAIR        ?= ravdess-emovo
+SOURCE      ?= librispeech
 
 demo: $(READY) ## exp2 on the demo corpus, all five sessions, then the pooled table (TORCH=cpu: no GPU packages)
 	for n in 0 1 2 3 4; do $(BIN)/ser-nb exp2 -f params/exp2/demo.yaml -p session $$n || exit 1; done
@@ -38,10 +41,34 @@ bench: ## every side-by-side measurement of benchmarks/, kept in outputs/recorde
 	mv outputs/recorded/benchmarks.part outputs/recorded/benchmarks.txt
 	cat outputs/recorded/benchmarks.txt
 
-reproduce: ## every run and audit behind outputs/recorded/ again, from the corpora in SER_NB_DATA (half an hour on two cores)
+gan: ## exp1 and exp2 of the feature CycleGAN and what stands beside it, then their table: make gan CORPUS=iemocap SOURCE=tedlium2
+	$(NEEDS_VENV)
+	for protocol in corrected faithful; do \
+	  run="$(BIN)/ser-nb exp2 -f params/exp2/$(CORPUS).yaml -p session all -p protocol $$protocol $(RECORD)"; \
+	  $$run -p train_on real || exit 1; \
+	  for rows in syn real+syn; do for lambda in 0 1 2 3; do $$run -p train_on $$rows -p lambda_cls $$lambda -p source $(SOURCE) || exit 1; done; done; \
+	  $(BIN)/ser-nb exp1 -f params/exp1/$(CORPUS).yaml -p session all -p protocol $$protocol -p source $(SOURCE) $(RECORD) || exit 1; done; \
+	run="$(BIN)/ser-nb exp2 -f params/exp2/$(CORPUS).yaml -p session all $(RECORD)"; \
+	for rows in syn real+syn; do for kind in gaussian mixup smote aae; do $$run -p train_on $$rows -p augment $$kind -p source $(SOURCE) || exit 1; done; done; \
+	for share in 0.5 0.25 0.1; do $$run -p train_on real -p share $$share || exit 1; \
+	  for kind in gan gaussian; do $$run -p train_on real+syn -p augment $$kind -p source $(SOURCE) -p share $$share || exit 1; done; done
+	$(BIN)/ser-nb results exp2 -f params/exp2/$(CORPUS).yaml
+
+cross: ## exp3, from one corpus to another, for every kind of training rows: make cross PAIR=iemocap-msp_improv SOURCE=tedlium2
+	$(NEEDS_VENV)
+	for protocol in corrected faithful; do \
+	  run="$(BIN)/ser-nb exp3 -f params/exp3/$(PAIR).yaml -p protocol $$protocol $(RECORD)"; \
+	  $$run -p train_on real || exit 1; \
+	  for rows in syn real+syn; do for lambda in 0 1 2 3; do $$run -p train_on $$rows -p lambda_cls $$lambda -p source $(SOURCE) || exit 1; done; done; done; \
+	for kind in gaussian mixup smote aae; do $(BIN)/ser-nb exp3 -f params/exp3/$(PAIR).yaml -p train_on real+syn -p augment $$kind -p source $(SOURCE) $(RECORD) || exit 1; done
+	$(BIN)/ser-nb results exp3 -f params/exp3/$(PAIR).yaml
+
+reproduce: ## every run and audit behind outputs/recorded/ again, from the corpora in SER_NB_DATA (two hours on two cores)
 	$(NEEDS_VENV)
 	for corpus in emovo ravdess; do for system in svm svm-speaker mlp mlp-speaker mlp-1e-5 mlp-faithful; do for n in 0 1 2 3 4 5; do \
 	  $(BIN)/ser-nb exp2 -f params/exp2/$$corpus.yaml -f params/exp2/$$system.yaml -p session $$n --record || exit 1; done; done; done
+	for corpus in emovo-4 ravdess-4; do $(MAKE) gan CORPUS=$$corpus RECORD=--record || exit 1; done
+	for pair in ravdess-emovo emovo-ravdess; do $(MAKE) cross PAIR=$$pair RECORD=--record || exit 1; done
 	for corpus in emovo ravdess urdu nemo; do $(BIN)/ser-nb audit $$corpus -o outputs/recorded/audit/$$corpus > /dev/null || exit 1; done
 
 clean: ## remove the cache, build files and every output that is not recorded; .venv stays

@@ -30,15 +30,21 @@ def given_parameters(
         if path is None: raise FileNotFoundError(f"{file}: no such parameter file; there are {', '.join(str(p.relative_to(project_root())) for p in sorted((project_root()/'params').rglob('*.yaml')))}")
         content = yaml.safe_load(path.read_text()) or {}
         if not isinstance(content, dict): raise ValueError(f"{file}: expected lines 'name: value', found a {type(content).__name__}")
-        given.update(content)
+        given.update(_numbers(content))
     given.update({name: _value(text) for name, text in pairs})
     return check_parameters(experiment, given)
 
 def _value(text):
     import yaml
     if text == "None": return None
-    try: return float(text) if re.fullmatch(r"[-+.\d]+[eE][-+\d]+", text) else yaml.safe_load(text)
+    try: return _numbers(yaml.safe_load(text))
     except yaml.YAMLError: return text
+
+def _numbers(value):
+    "YAML reads 1e-4 as text; here it is a number, in lists and maps too"
+    if isinstance(value, dict): return {k: _numbers(v) for k, v in value.items()}
+    if isinstance(value, list): return [_numbers(v) for v in value]
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value) else value
 
 # %% ../nbs/63_cli.ipynb #bd0ee2b2
 def run_experiment(
@@ -47,7 +53,7 @@ def run_experiment(
 )->tuple: # (folder of the run, the executed copy)
     "Execute an experiment's notebook in the working directory; raises RuntimeError with the notebook's own sentence when it fails"
     papermill = require("papermill", "notebooks")
-    name = "-".join([experiment, *(Path(str(given[k])).stem for k in ("corpus", "session", "classifier") if k in given), key_of(given)[:8]])
+    name = "-".join([experiment, *(Path(str(given[k])).stem for k in ("corpus", "mode", "session", "classifier") if k in given), key_of(given)[:8]])
     executed = check_writable(outputs_root()/experiment/"executed")/f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
     try: papermill.execute_notebook(project_root()/"nbs"/f"{experiment}.ipynb", executed, given, progress_bar=sys.stderr.isatty(), extra_arguments=["--IPKernelApp.log_level=50"])
@@ -64,7 +70,8 @@ def _experiment(a):
     folder, executed = run_experiment(a.command, given_parameters(a.command, a.file, a.parameter))
     if a.record: print(f"recorded in {record(folder)}")
     metrics = json.loads((folder/"metrics.json").read_text())
-    print(f"UAR {metrics['uar']:.3f} [{metrics['uar_low']:.3f}, {metrics['uar_high']:.3f}], {metrics['n']} utterances of {metrics['n_speakers']} speakers; run in {folder}, notebook in {executed}")
+    uar = f"UAR {metrics['uar']:.3f} [{metrics['uar_low']:.3f}, {metrics['uar_high']:.3f}], {metrics['n']} utterances of {metrics['n_speakers']} speakers; " if "uar" in metrics else ""
+    print(f"{uar}run in {folder}, notebook in {executed}")
 
 # %% ../nbs/63_cli.ipynb #444094dd
 def results(
@@ -74,12 +81,13 @@ def results(
     "Corpus-level numbers of finished runs; raises ValueError when there are none"
     import pandas as pd
     wanted = {k: v for k, v in given.items() if v is not None and v != "auto"}
-    def fits(p): return p.get("session") in ("pooled", "all") and all(p.get(k) == v or (k == "preset" and p.get(k) is None) for k, v in wanted.items())
+    def fits(p): return p.get("session") in (None, "pooled", "all") and all(p.get(k) == v or (k == "preset" and p.get(k) is None) for k, v in wanted.items())
     found = [(p, f) for p, f in finished_runs(experiment) if fits(p)]
-    if not found: raise ValueError(f"no finished {experiment} over all sessions with {wanted}: run ser-nb {experiment} -p session N for each session first")
+    sessions = (" over all sessions", " -p session N for each session") if "session" in declared_parameters(experiment) else ("", "")
+    if not found: raise ValueError(f"no finished {experiment}{sessions[0]} with {wanted}: run ser-nb {experiment}{sessions[1]} first")
     shown = ("uar", "uar_low", "uar_high", "uar_low_speaker", "uar_high_speaker", "uar_seed_sd", "war", "chance", "n", "n_speakers")
     metrics = [json.loads((folder/"metrics.json").read_text()) for _, folder in found]
-    rows = [{k: p.get(k) for k in SHORT if k in p} | {k: m[k] for k in shown} for (p, _), m in zip(found, metrics)]
+    rows = [{k: p[k] for k in SHORT if p.get(k) is not None} | {k: m[k] for k in (shown if "uar" in m else m) if isinstance(m.get(k), (int, float))} for (p, _), m in zip(found, metrics)]
     return pd.DataFrame(rows), [folder for _, folder in found]
 
 def _results(a):

@@ -40,7 +40,7 @@ def check_name(
     lower = {a.lower(): a for a in allowed}
     near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=.5)
     hint = f"did you mean {lower[near[0]]!r}? " if near else ""
-    raise ValueError(f"unknown {what} {name!r}: {hint}known are {', '.join(sorted(allowed))}")
+    raise ValueError(f"unknown {what} {name!r}: {hint}known are {', '.join(sorted(allowed)[:60])}{f' and {len(allowed) - 60} more' if len(allowed) > 60 else ''}")
 
 # %% ../nbs/00_core.ipynb #f693a912
 def require(

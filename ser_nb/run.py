@@ -188,7 +188,7 @@ def systems(
     groups = {}
     for params, folder in finished_runs(experiment, root, **same):
         if params.get("session") != "pooled": groups.setdefault(key_of({k: v for k, v in params.items() if k != "session"}), []).append((params, folder))
-    groups = {key: [run for run in group if run[0]["session"] == "all"] or group for key, group in groups.items()}
+    groups = {key: [run for run in group if run[0].get("session") == "all"] or group for key, group in groups.items()}
     shown = [k for k in NAMING if len({key_of(g[0][0].get(k)) for g in groups.values()}) > 1]
     named, alike = {}, {}
     for group in sorted(groups.values(), key=lambda g: run_id(g[0][0])):

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import cache_root, check_name, key_of, named_seed
+from .core import LeakageError, cache_root, check_name, key_of, named_seed, versions
 from .data.corpus import cut
-from .data.partition import Fold, Guard
+from .data.partition import Fold, Guard, speakers_of
 from .data.readers import load_corpus
 from .data.transform import apply_scaler, fit_scaler, scaler_of, undo_scaler
 from .features.cache import Features
 from .features.functionals import functionals
-from .run import stage
+from .run import code_key, stage
 
 # %% ../nbs/60_synthesis.ipynb #de2752bb
 CUT = 4.   # seconds
@@ -82,12 +82,16 @@ class _Domains:
     seed:int # Of the model
     made:dict # What all this was made of
 
+def _check_emotions(emotion, labels, fold, least):
+    "Refuse a fold that lacks an emotion"
+    few = [f"{n} utterances of {e}" for e in labels if (n := int((emotion == e).sum())) < least]
+    if few: raise ValueError(f"fold {fold.name!r} has {' and '.join(few)} to make synthetic ones from, expected {least} at least; leave the emotion out or use another scheme")
+
 def _domains(found, fold, guard, labels, source, seed):
     faithful = guard.protocol == "faithful"
     rows, how = (np.sort(np.concatenate([fold.train, fold.dev, fold.test])), "minmax") if faithful else (fold.train, "zscore")
     emotion = found.table.emotion.to_numpy(object)
-    absent = [e for e in labels if not (emotion[rows] == e).any()]
-    if absent: raise ValueError(f"fold {fold.name!r} has no utterance of {', '.join(absent)} to make synthetic ones from; leave the emotion out or use another scheme")
+    _check_emotions(emotion[rows], labels, fold, 2)
     own = source is None
     if own:
         if "neutral" not in labels: raise ValueError(f"source='neutral' needs neutral utterances, and the classes are {', '.join(labels)}; name an unlabelled corpus")
@@ -95,7 +99,11 @@ def _domains(found, fold, guard, labels, source, seed):
         X, names, key = found.X[guard("GAN source", neutral)], found.table.file.iloc[neutral].tolist(), key_of(found.key, neutral.tolist())
     else:
         if source.names != found.names: raise ValueError(f"the source has {len(source.names)} features and the target {len(found.names)}, or their names differ: extract the same feature set for both")
+        tested = set(speakers_of(found.table)[fold.test])
+        shared = sorted(tested & set(source.table.corpus + "/" + source.table.speaker))
+        if shared and not faithful: raise LeakageError(f"the source has utterances of the test speaker {shared[0]}: the GAN would be fitted on test speech; name another corpus, or source='neutral'")
         X, names, key = source.X, source.table.file.tolist(), source.key
+    if len(X) < 2: raise ValueError(f"the source has {len(X)} utterance: expected 2 at least; name another corpus")
     scaler = fit_scaler(found.X, rows, guard, "GAN scaler", how=how)
     guard("GAN targets", rows)
     Z = apply_scaler(found.X, scaler)
@@ -117,7 +125,7 @@ class Synthetic:
 
     def __repr__(self): return f"Synthetic({len(self.X)} x {self.X.shape[1]}, {self.made['kind']})"
 
-def _checkpoint(name, made): return cache_root()/"checkpoints"/f"{name}-{key_of(made)[:32]}.safetensors"
+def _checkpoint(name, made): return cache_root()/"checkpoints"/f"{name}-{key_of(made, code_key(), versions())[:32]}.safetensors"
 
 def _batch_size(o, domains):
     least = min(len(r) for r in (domains.source, *domains.targets))
@@ -168,6 +176,7 @@ def _by_gan(found, fold, guard, labels, source, options, seed):
 def _by_oversampling(kind, found, fold, guard, labels, n, options, seed):
     from safetensors.numpy import load_file, save_file
     emotion = pd.Index(labels).get_indexer(found.table.emotion.to_numpy(object)[fold.train])
+    _check_emotions(found.table.emotion.to_numpy(object)[fold.train], labels, fold, 1)
     scaler = fit_scaler(found.X, fold.train, guard, f"scaler of {kind}")
     rows = guard(kind, fold.train)
     made = dict(kind=kind, features=found.key, names=key_of(found.names), rows=key_of(rows.tolist()), labels=list(labels), truth=key_of(emotion.tolist()), n=n, options=options, seed=named_seed(seed, kind, fold.name))

@@ -16,9 +16,11 @@ import pandas as pd
 import pytest
 import soundfile
 from test_exp2 import small_corpus
+from test_train import unlabelled
 
 from ser_nb.cli import main
 from ser_nb.core import outputs_root
+from ser_nb.run import Run, finish
 
 ROOT = Path(__file__).resolve().parents[1]
 SER_NB = Path(sys.executable).with_name("ser-nb")
@@ -132,7 +134,7 @@ def test_results(piped, on_terminal, said, monkeypatch):
 def test_results_when_there_are_none(said, tmp_path, monkeypatch):
     monkeypatch.setenv("SER_NB_OUTPUTS", str(tmp_path/"outputs"))
     refused(said("results", "exp2"), "ser-nb exp2 -p session N")
-    refused(said("results", "exp3"), "did you mean 'exp2'")
+    refused(said("results", "exp22"), "did you mean 'exp2'")
     assert not (tmp_path/"outputs").exists()
 
 
@@ -161,6 +163,49 @@ def test_the_command_line_wins_over_files(said, tmp_path):
     given = given_parameters("exp2", [tmp_path/"one.yaml", tmp_path/"two.yaml"], [("lr", "1e-5"), ("labels", "{excited: happy}"), ("corpus", "None.csv")])
     assert given == dict(lr=1e-5, seed=2, emotions=["sad", "happy"], labels={"excited": "happy"}, corpus="None.csv")
     assert given_parameters("exp2", [tmp_path/"one.yaml"], [("lr", "None"), ("emotions", "null")]) == dict(lr=None, seed=1, emotions=None)
+
+
+def test_numbers_as_everybody_writes_them(tmp_path):
+    "YAML has 1e-4 as text, also in a map"
+    from ser_nb.cli import given_parameters
+    (tmp_path/"rates.yaml").write_text("lr: {d: 1e-4, g: 2E-3}\ndecay: 9e-1\n")
+    assert given_parameters("train", [tmp_path/"rates.yaml"], [("keep_prob", "{d: .8, g: 1, c: 5e-1}"), ("dim_g", "[16, 8, 16]"), ("d_moves_g", "True")]) == dict(
+        lr=dict(d=1e-4, g=2e-3), decay=.9, keep_prob=dict(d=.8, g=1, c=.5), dim_g=[16, 8, 16], d_moves_g=True)
+    assert given_parameters("train", [], [("corpus", "1e-4.csv"), ("source", "e5"), ("lr", "-1e-4")]) == dict(corpus="1e-4.csv", source="e5", lr=-1e-4)
+    with pytest.raises(ValueError, match="d_moves_g=1: train expects bool or nothing"): given_parameters("train", [], [("d_moves_g", "1")])
+
+
+def test_train_and_its_results(small, said, tmp_path, monkeypatch):
+    words = ("train", "-p", "corpus", small, "-p", "session", "all", "-p", "lambda_cls", 2, "-p", "source", unlabelled(tmp_path), "-p", "features", "eGeMAPSv02", "-p", "preset", "tiny", "-p", "train_epochs", 4, "-p", "pretrain_epochs", 2)
+    done = ser_nb(*words, "--record", SER_NB_OUTPUTS=str(tmp_path/"outputs"))
+    assert done.returncode == 0, done.stderr
+    found = re.fullmatch(r"recorded in (\S+)\nrun in (\S+), notebook in (\S+)\n", done.stdout)
+    assert found, done.stdout
+    assert sorted(p.name for p in Path(found[1]).iterdir()) == ["losses.csv", "manifest.json", "metrics.json"] and (Path(found[2])/"syn_sess2.safetensors").exists() and "-all-" in Path(found[3]).name
+    monkeypatch.setenv("SER_NB_OUTPUTS", str(tmp_path/"outputs"))
+    status, out, err = said("results", "train", "-p", "lambda_cls", "2")
+    table = pd.read_csv(io.StringIO(out), sep=r"\s+", nrows=1)
+    assert (status, err) == (0, "") and (table["mode"][0], table.session[0], table.models[0], table.rows[0]) == ("inner", "all", 3, 192) and {"d", "g", "cyc", "variance", "dev_last", "pinned"} <= set(table) and "losses_sess0.png" in out
+    refused(said("results", "train", "-p", "lambda_cls", "1"), "no finished train over all sessions with {'lambda_cls': 1}")
+
+
+def test_results_of_runs_without_a_session(said, tmp_path, monkeypatch):
+    monkeypatch.setenv("SER_NB_OUTPUTS", str(tmp_path/"outputs"))
+    for params, metrics in ((dict(corpus="x", mode="cross", session=None), dict(d=1.25, cls=None, by_model={})), (dict(corpus="x", mode="inner", session=0), dict(d=9.))):
+        finish(Run("train", **params, lambda_cls=2.), metrics)
+    status, out, err = said("results", "train")
+    assert (status, err) == (0, "") and out.splitlines()[0].split() == ["corpus", "mode", "lambda_cls", "d"] and out.splitlines()[1].split() == ["x", "cross", "2.0", "1.25"] and len(out.splitlines()) == 3
+
+
+def test_results_of_an_experiment_without_sessions(capsys, tmp_path, monkeypatch):
+    (tmp_path/"nbs").mkdir()
+    (tmp_path/"settings.ini").write_text("[DEFAULT]\nlib_name = ser_nb\n")
+    (tmp_path/"nbs"/"exp9.ipynb").write_text(json.dumps(dict(cells=[dict(cell_type="code", metadata=dict(tags=["parameters"]), source=["test_corpus: str = 'demo'  # tested"])])))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SER_NB_OUTPUTS", str(tmp_path/"outputs"))
+    assert main(["results", "exp9"]) == 2 and "no finished exp9 with {}: run ser-nb exp9 first" in capsys.readouterr().err
+    finish(Run("exp9", test_corpus="emovo"), dict(uar=.5, uar_low=.4, uar_high=.6, n=7))
+    assert main(["results", "exp9"]) == 0 and capsys.readouterr().out.splitlines()[:2] == ["test_corpus  uar  uar_low  uar_high  n", "      emovo  0.5      0.4       0.6  7"]
 
 
 def test_a_failing_experiment_ends_with_the_sentence_of_the_notebook(small, tmp_path):

@@ -22,6 +22,7 @@ PAPERMILL = Path(sys.executable).with_name("papermill")
 EMOTIONS = ["angry", "happy", "neutral", "sad"]
 FEW = dict(features="eGeMAPSv02", preset="small", dim_c=[8], lr=1e-3, train_epochs=5, repeated=1, batch_size=16)   # a second a run
 SVM = dict(features="eGeMAPSv02", classifier="svm")
+SYN = dict(FEW, train_on="real+syn", source="demo_unlabelled", gan=dict(train_epochs=5, pretrain_epochs=2))
 pytestmark = pytest.mark.filterwarnings("ignore:.*test speaker")
 
 
@@ -196,6 +197,12 @@ def without(base, *names): return {k: v for k, v in base.items() if k not in nam
 CHANGED = dict(  # parameter -> (settings, the same with another value of it)
     session=(FEW, dict(FEW, session=1)),
     corpus=(FEW, dict(FEW, corpus="others")),
+    train_on=(SYN, dict(SYN, train_on="syn")),
+    augment=(SYN, dict(SYN, augment="gaussian", gan=None)),
+    lambda_cls=(SYN, dict(SYN, lambda_cls=0)),
+    source=(SYN, dict(SYN, source="neutral")),
+    gan=(SYN, dict(SYN, gan=dict(train_epochs=6, pretrain_epochs=2))),
+    share=(FEW, dict(FEW, share=.5)),
     classifier=(FEW, SVM),
     features=(SVM, dict(SVM, features="emobase2010")),
     normalise=(FEW, dict(FEW, normalise="speaker")),
@@ -214,7 +221,7 @@ CHANGED = dict(  # parameter -> (settings, the same with another value of it)
 )
 
 
-def test_no_parameter_without_a_test(): assert set(CHANGED) | {"train_on"} == set(declared_parameters("exp2"))
+def test_no_parameter_without_a_test(): assert set(CHANGED) == set(declared_parameters("exp2"))
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +269,36 @@ def test_lr_is_chosen_on_development_speakers(small):
     chosen = execute(**without(dict(FEW, corpus=str(small)), "lr"))
     assert list(chosen.by_lr) == [1e-5, 1e-4, 1e-3] and chosen.metrics["lr"] == {"Session1": chosen.by_lr.iloc[0].idxmax()}
     assert chosen.manifest["parameters"]["lr"] is None and execute(**without(dict(FEW, corpus=str(small), protocol="faithful"), "lr")).metrics["lr"] == {"Session1": 1e-5}
+
+
+def test_the_gan_sees_no_test_row_unless_faithful(made):
+    fitted = {p: pd.DataFrame(made(dict(SYN, protocol=p)).manifest["fitted"]).groupby("what").test_rows.sum() for p in ("corrected", "faithful")}
+    assert {"GAN scaler", "GAN targets"} <= set(fitted["corrected"].index) and not fitted["corrected"].any()
+    assert fitted["faithful"]["GAN targets"] == fitted["faithful"]["GAN scaler"] == 32
+
+
+def test_what_synthetic_rows_change(made):
+    rows = {train_on: [m.config["trained_on"]["utterances"] for m in made(dict(SYN, train_on=train_on)).models] for train_on in ("syn", "real+syn")}
+    source = rows["syn"][0]//4
+    assert rows == {"syn": [4*source], "real+syn": [64 + 4*source]} and made(FEW).models[0].config["trained_on"]["utterances"] == 64
+    assert made(dict(FEW, share=.5)).models[0].config["trained_on"]["utterances"] == 32
+    assert (made(SYN).run.folder/"losses.csv").exists() and made(SYN).metrics["synthetic"]["Session1"]["rows"] == 4*source
+    assert made(dict(SYN, source="neutral")).metrics["synthetic"]["Session1"]["rows"] < 4*source
+
+
+@pytest.mark.parametrize("augment", ["gaussian", "mixup", "smote", "aae"])
+def test_comparators_are_behind_the_same_switch(made, augment):
+    made = made(dict(SYN, train_on="syn", augment=augment, lr=1e-2, train_epochs=20, gan=None if augment != "aae" else dict(hidden=[16], train_epochs=3, batch_size=16)))
+    assert made.metrics["synthetic"]["Session1"]["rows"] == made.models[0].config["trained_on"]["utterances"]
+    assert not sum(entry["test_rows"] for entry in made.manifest["fitted"])
+
+
+def test_lambdas_share_their_pretraining(made, small):
+    stages = lambda: {p.name for p in (Path(os.environ["SER_NB_CACHE"])/"stages"/"pretrain").glob("*")}
+    made(SYN)
+    before = stages()
+    execute(**dict(SYN, lambda_cls=1, corpus=str(small)))
+    assert stages() == before
 
 
 def test_faithful_leaks_and_says_so(made):
@@ -314,7 +351,9 @@ def test_systems_on_the_same_rows_are_compared(small, outputs):
 REFUSED = [
     (dict(session=3), "3 folds, 0 to 2"), (dict(session=-1), "out of range"), (dict(session="x"), "session 'x' is out of range"),
     (dict(corpus="demoo"), "did you mean 'demo'"), (dict(corpus="nowhere/mine.csv"), "nowhere/mine.csv: no such CSV"), (dict(corpus="nowhere/mine"), "no such file or folder"),
-    (dict(train_on="synthetic"), "unknown train_on 'synthetic'"), (dict(classifier="smv"), "did you mean 'svm'"), (dict(features="eGeMAPS"), "did you mean 'eGeMAPSv02'"),
+    (dict(train_on="synthetic"), "unknown train_on 'synthetic'"), (dict(train_on="sin"), "did you mean 'syn'"), (dict(lambda_cls=1.), "lambda_cls is an option of synthetic rows"), (dict(augment="smote"), "augment is an option of synthetic rows"),
+    (dict(SYN, augment="smot"), "did you mean 'smote'"), (dict(SYN, lambda_cls=-1), "lambda_cls=-1"), (dict(SYN, augment="smote", lambda_cls=1), "lambda_cls is an option of the GAN"), (dict(SYN, gan=dict(lamda_cyc=3)), "did you mean 'lambda_cyc'"),
+    (dict(SYN, gan=dict(lambda_cls=3)), "parameter of its own"), (dict(SYN, gan=dict(keep_prob=0)), "keep_prob="), (dict(SYN, normalise="speaker"), "no speaker to normalise by"), (dict(classifier="smv"), "did you mean 'svm'"), (dict(features="eGeMAPS"), "did you mean 'eGeMAPSv02'"),
     (dict(normalise="speakers"), "did you mean 'speaker'"), (dict(protocol="faithfull"), "did you mean 'faithful'"), (dict(preset="smal"), "did you mean 'small'"),
     (dict(scheme="speaker"), "did you mean 'speakers'"), (dict(scheme="corpora"), "unknown scheme 'corpora'"), (dict(scheme="fixed"), "published folds"), (dict(scheme="fixed", session="all"), "published folds"),
     (dict(emotions=["sad"]), "1 class (sad)"), (dict(emotions=["sad", "angy"]), "did you mean 'angry'"), (dict(emotions=["sad", "surprise"]), "unknown emotion"), (dict(emotions=[]), "no utterance"),

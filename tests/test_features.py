@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import opensmile
+import pandas as pd
 import pytest
 import soundfile
 
@@ -19,7 +20,7 @@ from ser_nb.core import AudioError
 from ser_nb.data.audio import read_audio, resample
 from ser_nb.data.corpus import cut, demo_tones, make_corpus
 from ser_nb.data.demo import demo_utterance
-from ser_nb.features.cache import content_key, extract
+from ser_nb.features.cache import columns, content_key, extract, join
 from ser_nb.features.functionals import FEATURE_SETS, emobase2010_config, extractor, feature_names, functionals, functionals_of, made_of, patch_is10
 
 RATE, SET = 16000, "eGeMAPSv02"
@@ -240,6 +241,31 @@ def test_a_kill_loses_only_what_was_in_hand(tmp_path, cache):
     found = of(corpus)
     assert found.computed == 40 - kept and of(corpus).computed == 0
     np.testing.assert_array_equal(found.X, of(corpus, root=tmp_path/"fresh").X)
+
+
+def test_two_corpora_joined(tones, cache, tmp_path):
+    rows = demo_tones(tmp_path/"others", 3)
+    soundfile.write(tmp_path/"others"/"silence.wav", np.zeros(RATE), RATE)
+    others = make_corpus("others", [*rows, dict(file="silence.wav")], tmp_path/"others")
+    a, b = of(tones), of(others)
+    both = join(a, b)
+    np.testing.assert_array_equal(both.X, np.concatenate([a.X, b.X]))
+    pd.testing.assert_frame_equal(both.table.iloc[8:].reset_index(drop=True), b.table)
+    assert both.table.corpus.tolist() == ["tones"]*8 + ["others"]*3 and both.table.index.tolist() == list(range(11)) and both.names == a.names
+    assert both.failures.file.tolist() == ["silence.wav"] and both.computed == a.computed + b.computed
+    assert len({a.key, b.key, both.key, join(b, a).key}) == 4 and join(of(tones), of(others)).key == both.key
+    for names in (a.names[:2], a.names[::-1], ["x", *a.names[1:]]):
+        with pytest.raises(ValueError, match="different feature sets: . features beside 3"): join(replace(a, X=a.X[:, :len(names)], names=names), b)
+
+
+def test_some_columns_by_name(tones, cache):
+    found = of(tones)
+    some = columns(found, ["seconds", "mean"])
+    np.testing.assert_array_equal(some.X, found.X[:, [2, 0]])
+    assert some.names == ["seconds", "mean"] and some.table is found.table and found.names == ["mean", "sd", "seconds"]
+    assert len({key for key in (found.key, some.key, columns(found, ["mean", "seconds"]).key, columns(found, found.names).key)}) == 4
+    for names, words in ((["second"], "did you mean 'seconds'"), (["mean", "mean"], "2 feature names, 1 of them different"), ([], "0 feature names")):
+        with pytest.raises(ValueError, match=words): columns(found, names)
 
 
 # Functionals

@@ -84,6 +84,47 @@ def test_a_member_is_a_plain_network(change):
         with torch.no_grad(): np.testing.assert_allclose(proba[m], torch.softmax(model(torch.as_tensor(X)), -1), rtol=1e-8)
 
 
+def soft_labels(n=160, k=4, seed=3): return np.random.default_rng(seed).dirichlet(np.full(k, .5), n)
+
+
+@pytest.mark.parametrize("kind", ["numbers of each", "probabilities of each", "probabilities of one"])
+def test_each_standardisation_can_have_labels_of_its_own(kind):
+    X, y = data()
+    if kind == "numbers of each": X, y = np.stack([X, X*2 + 1]), np.stack([y, (y + 1) % 4])
+    elif kind == "probabilities of each": X, y = np.stack([X, X*2 + 1]), np.stack([soft_labels(), soft_labels(seed=4)])
+    else: y = soft_labels()[None]
+    which = [0, 1, 1, 0] if len(y) == 2 else [0]*4
+    rows, seeds = [np.arange(160), np.arange(0, 160, 2), np.arange(30, 150), np.arange(110)], [3, 4, 4, 5]
+    params, losses = train_ensemble(X, y, rows, seeds, which=which, device="cpu", **OPTIONS)
+    for m in range(4):
+        model, curve = reference(X[which[m]] if X.ndim == 3 else X, y[which[m]], rows[m], seeds[m], **OPTIONS)
+        np.testing.assert_allclose(losses[m], curve, rtol=1e-9)
+        for i, layer in enumerate(list(model)[::2]): np.testing.assert_allclose(params[f"w{i}"][m], layer.weight.detach().T, rtol=1e-8, atol=1e-10)
+
+
+def test_certain_probabilities_are_class_numbers_and_fix_the_number_of_classes():
+    X, y = data()
+    options = {k: v for k, v in OPTIONS.items() if k != "n_classes"}
+    numbers, curve = train_ensemble(X, y, [np.arange(160)], [0], device="cpu", n_classes=6, **options)
+    certain, other = train_ensemble(X, np.eye(6)[y][None], [np.arange(160)], [0], device="cpu", **options)
+    assert certain["w2"].shape == (1, 7, 6)
+    for k in numbers: torch.testing.assert_close(numbers[k], certain[k])
+    np.testing.assert_allclose(curve, other)
+    single, _ = train_ensemble(X.astype("float32"), np.eye(6)[y][None], [np.arange(160)], [0], device="cpu", **options)
+    assert single["w0"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("change", [dict(probabilities=True), dict(probabilities=False)], ids=["probabilities", "numbers"])
+def test_labels_of_rows_outside_a_member_have_no_influence(change):
+    X, y = data()
+    X, y = np.stack([X, X + 1]), np.stack([soft_labels(), soft_labels(seed=4)]) if change["probabilities"] else np.stack([y, (y + 1) % 4])
+    moved = y.copy()
+    moved[0, 100:], moved[1] = moved[0, 100:][::-1], moved[1][::-1]
+    assert not np.array_equal(y, moved)
+    a, b = (train_ensemble(X, labels, [np.arange(100)], [0], which=[0], device="cpu", **OPTIONS)[0] for labels in (y, moved))
+    for k in a: assert torch.equal(a[k], b[k])
+
+
 def test_same_seed_same_bits_other_seed_other_weights():
     X, y = data()
     X = X.astype("float32")

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from ser_nb.core import LeakageError
-from ser_nb.data.partition import FIXED, Fold, Guard, default_scheme, get_fold, make_partition, partition_table, save_partition, speakers_of
+from ser_nb.data.partition import FIXED, Fold, Guard, default_scheme, get_fold, make_partition, partition_table, save_partition, speakers_of, thin
 from ser_nb.data.transform import apply_scaler, fit_scaler, standardise
 
 EMOTIONS = ["angry", "happy", "neutral", "sad"]
@@ -104,6 +104,63 @@ def test_partition_on_disk(tmp_path):
     for f in folds: assert set(found.file[(found.fold == f.name) & (found.part == "test")]) == set(table.file.iloc[f.test])
     (tmp_path/"taken").touch()
     with pytest.raises(OSError, match="cannot write to"): save_partition(table, folds, tmp_path/"taken"/"p.csv")
+
+
+# Less speech
+
+SHARES = [.001, .05, .07, .1, .25, .28, .3, .5, .56, .7, .9, .999]
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_share_of_every_emotion_stays(seed):
+    table = table_of(each=40, seed=seed)
+    fold = make_partition(table)[1]
+    emotion = table.emotion.to_numpy(object)
+    for share in SHARES:
+        less = thin(fold, table, share, seed)
+        assert less.name == fold.name and less.test is fold.test
+        for part in ("train", "dev"):
+            rows, kept = getattr(fold, part), getattr(less, part)
+            assert set(kept) <= set(rows) and list(kept) == sorted(set(kept)) and kept.dtype == rows.dtype
+            for e in EMOTIONS:
+                n = (emotion[rows] == e).sum()
+                assert (emotion[kept] == e).sum() == -(-n*round(share*1000)//1000), (share, part, e)
+        Guard(table, fold)("thin", np.concatenate([less.train, less.dev]))
+
+
+@pytest.mark.parametrize("n, share, left", [(100, .07, 7), (25, .28, 7), (75, .68, 51), (100, .55, 55), (100, .071, 8), (3, 1/3, 1), (3, 2/3, 2), (1, 1e-9, 1)])
+def test_a_share_is_exact_where_it_can_be(n, share, left):
+    table = pd.DataFrame(dict(emotion=["sad"]*n))
+    assert len(thin(Fold("x", np.arange(n), np.arange(0), np.arange(0)), table, share).train) == left
+
+
+def test_a_smaller_share_is_part_of_a_larger_one():
+    table = table_of(each=40)
+    for fold in make_partition(table):
+        kept = [thin(fold, table, share) for share in (*SHARES, 1)]
+        for a, b in zip(kept, kept[1:]): assert set(a.train) <= set(b.train) and set(a.dev) <= set(b.dev)
+        assert kept[-1] is fold
+
+
+def test_seeds_and_folds_choose_other_rows():
+    table = table_of(each=40)
+    a, b = make_partition(table, "speakers")[:2]
+    chosen = [tuple(thin(f, table, .2, seed).train) for f, seed in ((a, 0), (a, 0), (a, 1), (Fold("other", a.train, a.dev, a.test), 0))]
+    assert chosen[0] == chosen[1] and len(set(chosen)) == 3
+    assert not set(thin(b, table, .2).train) & set(b.test)
+
+
+def test_thin_without_development_rows_and_with_rare_emotions():
+    table = table_of()
+    fold = make_partition(table, dev_share=0)[0]
+    table.loc[fold.train[0], "emotion"] = "fear"
+    less = thin(fold, table, .01)
+    assert len(less.dev) == 0 and sorted(table.emotion.iloc[less.train]) == sorted([*EMOTIONS, "fear"]) and fold.train[0] in less.train
+
+
+@pytest.mark.parametrize("share", [0, -.1, 1.01, float("nan"), float("inf")])
+def test_shares_that_are_none(share):
+    with pytest.raises(ValueError, match="expected above 0, at most 1"): thin(make_partition(table_of())[0], table_of(), share)
 
 
 # The guard

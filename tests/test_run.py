@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from ser_nb.core import atomic_path, cache_root, check_name, data_root, git_commit, key_of, named_seed, outputs_root, project_root, resolve_preset, versions, write_json, write_text
-from ser_nb.run import (PREDICTION_COLUMNS, Run, check_predictions, code_key, declared_parameters, finish, finished_runs, parameters, pool_predictions, published, read_predictions, record, run_id,
+from ser_nb.run import (PREDICTION_COLUMNS, Run, check_parameters, check_predictions, code_key, declared_parameters, finish, finished_runs, parameters, pool_predictions, published, read_predictions, record, run_id,
                         save_figure, save_predictions, stage, systems)
 
 
@@ -148,6 +148,21 @@ def test_ids_are_folders_and_one_for_each_set_of_parameters():
         assert Path(name).name == name and not set(name) & set('/\\ \n*?:"<>|') and name not in (".", "..")
 
 
+def test_ids_of_exp2_are_what_they_were():
+    "Pinned: recorded runs are found by these names"
+    params = dict(corpus="emovo", session=0, train_on="real", classifier="mlp", features="emobase2010", normalise="global", protocol="corrected", preset="paper", lr=None, emotions=None, seed=0)
+    assert run_id(params) == "emovo-s0-real-mlp-emobase2010-global-corrected-paper-" + key_of(params)[:8]
+    for same in (dict(share=1.), dict(share=1), dict(augment=None, lambda_cls=None, mode=None)): assert run_id({**params, **same})[:-8] == run_id(params)[:-8]
+
+
+@pytest.mark.parametrize("params, name", [
+    (dict(corpus="emovo", mode="inner", session="all", lambda_cls=2., protocol="faithful", preset="paper"), "emovo-inner-sall-cls2-faithful-paper-"),
+    (dict(corpus="a/emo.csv", mode="cross", session=None, lambda_cls=.5, share=.25), "emo-cross-cls0.5-share0.25-"),
+    (dict(corpus="x", session=3, train_on="real+syn", augment="gan", lambda_cls=0, share=.1, classifier="svm"), "x-s3-real+syn-gan-cls0-share0.1-svm-"),
+    (dict(corpus="x", lr=dict(d=1e-3, g=2e-3)), "x-")])
+def test_ids_say_what_was_augmented(params, name): assert run_id(params)[:-8] == name
+
+
 def guesses(session=0, n=6, repeats=1, labels=("happy", "sad")):
     rng = np.random.default_rng(session)
     tables = [pd.DataFrame(dict(file=[f"{session}/{i}.wav" for i in range(n)], start=0., end=np.nan, corpus="x", speaker=[f"{session}{'fm'[i % 2]}" for i in range(n)], gender="", fold=session, repeat=r, seed=2**62 + r,
@@ -211,6 +226,23 @@ def test_runs_are_pooled_into_systems_by_what_they_differ_in(outputs):
     with pytest.raises(ValueError, match="tested twice"): pool_predictions([f for _, f in finished_runs("exp0", corpus="x", seed=0)])
 
 
+def test_systems_are_told_apart_by_their_synthetic_rows(outputs):
+    for more in (dict(train_on="real"), dict(train_on="syn", augment="gan", lambda_cls=2.), dict(train_on="syn", augment="gan", lambda_cls=0.), dict(train_on="syn", augment="smote"), dict(train_on="real", share=.25)):
+        done(0, corpus="x", classifier="svm", **{"share": 1., "augment": None, "lambda_cls": None, **more})
+    assert sorted(systems("exp0", corpus="x")) == ["real, share 0.25", "real, share 1", "syn, gan, lambda_cls 0, share 1", "syn, gan, lambda_cls 2, share 1", "syn, smote, share 1"]
+
+
+def test_a_run_that_recognises_nothing_is_recorded(outputs):
+    run = Run("train", corpus="x", mode="cross")
+    run.folder.mkdir(parents=True)
+    (run.folder/"losses.csv").write_text("epoch,d\n10,1.2\n")
+    finish(run, dict(d=1.2))
+    where = record(run.folder)
+    assert everything(where) == ["losses.csv", "manifest.json", "metrics.json"] and (where/"losses.csv").read_bytes() == (run.folder/"losses.csv").read_bytes()
+    (run.folder/"losses.csv").unlink()
+    assert everything(record(run.folder, outputs/"other")) == ["manifest.json", "metrics.json"]
+
+
 def test_records_are_the_same_bytes_and_readable(outputs, tmp_path):
     run = done(corpus="x")
     a = record(run.folder)
@@ -257,6 +289,23 @@ def test_misspelt_parameters_are_refused(checkout):
     for name, value in (("sesion", 3), ("emotion", ["sad"]), ("lrs", None), ("train", False), ("x", "y")):
         with pytest.raises(ValueError, match=f"unknown parameter of exp1 '{name}'"): parameters("exp1", {**around, name: value})
     with pytest.raises(ValueError, match="unknown experiment 'exp2': did you mean 'exp1'"): declared_parameters("exp2")
+
+
+TYPED = 'lr: float or dict = None  # rate\nd_moves_g: bool = None  # moved\nshare: float = 1.0  # of the rows\ndim_g: list = None  # units\n'
+
+
+@pytest.mark.parametrize("given", [dict(lr=1), dict(lr=1e-3), dict(lr={"d": 1e-3}), dict(lr=None), dict(d_moves_g=True), dict(d_moves_g=False), dict(d_moves_g=None), dict(share=1), dict(share=.5)], ids=str)
+def test_values_of_the_declared_types(checkout, given):
+    checkout((dict(tags=["parameters"]), TYPED))
+    assert check_parameters("exp1", given) == given
+
+
+@pytest.mark.parametrize("given, words", [(dict(lr=True), "lr=True: exp1 expects float or dict or nothing"), (dict(lr=[1]), "expects float or dict or nothing; lists and maps are given in a YAML file"), (dict(lr="1"), "expects float or dict"),
+                                          (dict(d_moves_g=1), "d_moves_g=1: exp1 expects bool or nothing"), (dict(d_moves_g="yes"), "expects bool"), (dict(share=None), "share=None: exp1 expects float, such as 1.0"), (dict(share=True), "expects float")], ids=str)
+def test_values_of_other_types_are_refused(checkout, given, words):
+    checkout((dict(tags=["parameters"]), TYPED))
+    with pytest.raises(ValueError) as caught: check_parameters("exp1", given)
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("cells", [[({}, CELL)], [(dict(tags=["parameters"]), CELL)]*2])

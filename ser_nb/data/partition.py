@@ -165,7 +165,7 @@ def thin(
     def kept(rows, part):
         emotion, rng = table.emotion.to_numpy(object)[rows], np.random.default_rng(named_seed(seed, "share", fold.name, part))
         groups = [rng.permutation(rows[emotion == e]) for e in sorted(set(emotion))]
-        return np.sort(np.concatenate([g[:int(np.ceil(share*len(g)))] for g in groups])) if groups else rows
+        return np.sort(np.concatenate([g[:int(np.ceil(round(share*len(g), 9)))] for g in groups])) if groups else rows
     return fold if share == 1 else Fold(fold.name, kept(fold.train, "train"), kept(fold.dev, "dev"), fold.test)
 
 # %% ../../nbs/14_data.partition.ipynb #f7268406

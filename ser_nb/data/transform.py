@@ -77,6 +77,6 @@ def standardise(
         groups = {f"scaler of speaker {s}": np.flatnonzero(who == s) for s in sorted(set(who))}
     elif guard.protocol == "faithful": groups = {"scaler of the training set": np.concatenate([fold.train, fold.dev]), "scaler of the test set": fold.test}
     else: return apply_scaler(X, scaler), scaler
-    Z = np.empty(X.shape, "float32")
+    Z = apply_scaler(X, scaler)
     for what, rows in groups.items(): Z[rows] = apply_scaler(X[rows], fit_scaler(X, rows, guard, what, transductive=normalise == "speaker"))
     return Z, scaler

@@ -9,7 +9,6 @@ __all__ = ['CODE', 'RADIUS', 'ALONG', 'ACROSS', 'prior_codes', 'init_aae', 'enco
 import math
 
 import torch
-import torch.nn.functional as F
 
 from ..core import named_seed
 from .mlp import init_mlp, mlp_logits
@@ -60,11 +59,10 @@ def decode(
 def judge(
     aae:dict, # As `init_aae` makes it
     codes:torch.Tensor, # Shape (n, 2)
-    labels:torch.Tensor, # Class numbers, shape (n,)
+    told:torch.Tensor, # Their classes, one-hot, float32, shape (n, k)
     masks:list=None, # As above
 )->torch.Tensor: # Logits, shape (n, 1); above 0 = from the prior
     "What the discriminator thinks of codes that claim a class"
-    told = F.one_hot(labels, aae["discriminator"]["w0"].shape[1] - CODE).to(codes.dtype)
     return mlp_logits(aae["discriminator"], torch.cat([codes, told], 1)[None], masks)[0]
 
 # %% ../../nbs/37_models.aae.ipynb #fc9ac380

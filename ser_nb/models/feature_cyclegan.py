@@ -97,7 +97,7 @@ def dropout_masks(
 )->list: # One (halves·models·networks, batch, units) per hidden layer, already divided by keep_prob
     "Random masks in the order of the stack"
     if keep_prob == 1: return None
-    shape, limit = (halves, n_networks, batch, sum(hidden)), round(keep_prob*65536) - 32768
+    shape, limit = (halves, n_networks, batch, sum(hidden)), min(max(round(keep_prob*65536), 1), 65535) - 32768
     n = halves*n_networks*batch*sum(hidden)
     def draw(g): return torch.empty(-(-n//4), dtype=torch.int64, device=g.device).random_(-2**63, None, generator=g).view(torch.int16)[:n].view(shape) < limit
     kept = torch.stack([draw(g) for g in generators], 1).flatten(0, 2)

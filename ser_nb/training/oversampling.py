@@ -91,7 +91,7 @@ def smote_rows(
     k_neighbors:int=5, # Neighbours to choose from
 )->tuple: # (rows (n·k, d), class numbers (n·k,))
     "Points between neighbours of a class; raises ValueError for a class with one row"
-    SMOTE = require("imblearn.over_sampling", "stats").SMOTE
+    SMOTE = require("imblearn", "stats").over_sampling.SMOTE
     neighbours = min(k_neighbors, _check_smallest(y, "smote finds no neighbour") - 1)
     wanted = {c: int((y == c).sum()) + n for c in range(n_classes)}
     rows, labels = SMOTE(sampling_strategy=wanted, k_neighbors=neighbours, random_state=named_seed(seed, "smote") % 2**32).fit_resample(X, y)
@@ -101,22 +101,28 @@ def smote_rows(
 # %% ../../nbs/44_training.oversampling.ipynb #2994c33d
 ENCODER_STEPS = 10   # for one of the discriminator
 
-def _aae_losses(aae, x, labels, masks, prior):
-    "The loss of each kind of step, as functions to be called in their turn"
-    def bce(logits, label): return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
-    def reconstruction(): return F.mse_loss(decode(aae, encode(aae, x, masks("encoder")), masks("decoder")), x)
-    def discriminator():
-        with torch.no_grad(): made = encode(aae, x, masks("encoder"))
-        return (bce(judge(aae, prior(labels), labels, masks("discriminator")), 1.) + bce(judge(aae, made, labels, masks("discriminator")), 0.))/2
-    def encoder(): return bce(judge(aae, encode(aae, x, masks("encoder")), labels, masks("discriminator")), 1.)
-    return dict(reconstruction=reconstruction, discriminator=discriminator, encoder=encoder)
-
 def _move(optimizer, loss):
     "One step of an optimiser's weights, and of no others; returns the loss"
     optimizer.zero_grad()
     loss.backward(inputs=optimizer.param_groups[0]["params"])
     optimizer.step()
     return loss.detach()
+
+def _steps(aae, optimizers, x, told, prior, masks):
+    "All steps for one batch; returns the last loss of each kind. The discriminator wants its logit high for `prior` and low for codes of rows"
+    def code(): return encode(aae, x, next(masks["encoder"]))
+    def logit(codes): return judge(aae, codes, told, next(masks["discriminator"]))
+    reconstruction = _move(optimizers["reconstruction"], F.mse_loss(decode(aae, code(), next(masks["decoder"])), x))
+    with torch.no_grad(): made = code()
+    discriminator = _move(optimizers["discriminator"], (F.softplus(-logit(prior)) + F.softplus(logit(made))).mean()/2)
+    for _ in range(ENCODER_STEPS): encoder = _move(optimizers["encoder"], F.softplus(-logit(code())).mean())
+    return torch.stack([reconstruction, discriminator, encoder])
+
+def _masks(generator, batch_size, hidden, keep_prob):
+    "Dropout masks for all passes of a batch through each network"
+    passes = dict(encoder=ENCODER_STEPS + 2, decoder=1, discriminator=ENCODER_STEPS + 2)
+    drawn = {net: dropout_masks([generator], n, 1, batch_size, hidden[::-1] if net == "decoder" else hidden, keep_prob[net]) for net, n in passes.items()}
+    return {net: iter([masks and [m[i:i + 1] for m in masks] for i in range(passes[net])]) for net, masks in drawn.items()}
 
 # %% ../../nbs/44_training.oversampling.ipynb #57c6b02e
 def train_aae(
@@ -138,16 +144,12 @@ def train_aae(
     moved = dict(reconstruction=("encoder", "decoder"), discriminator=("discriminator",), encoder=("encoder",))
     optimizers = {step: torch.optim.Adam([v for net in nets for v in aae[net].values()], lr=lr, fused=True) for step, nets in moved.items()}
     order, dropout, codes = (torch.Generator(d).manual_seed(named_seed(seed, name)) for d, name in (("cpu", "order"), (device, "dropout"), (device, "prior")))
-    def masks(net): return dropout_masks([dropout], 1, 1, batch_size, hidden[::-1] if net == "decoder" else hidden, keep_prob[net])
-    def prior(labels): return prior_codes(labels, n_classes, codes)
     X, y, steps = torch.as_tensor(X, dtype=torch.float32, device=device), torch.as_tensor(y, device=device), len(X)//batch_size
-    curve = torch.zeros(train_epochs, len(moved), device=device)
+    told, curve = F.one_hot(y, n_classes).float(), torch.zeros(train_epochs, len(moved), device=device)
     with progress(train_epochs*steps, "adversarial autoencoder", "step") as bar:
         for epoch in range(train_epochs):
             for rows in torch.randperm(len(X), generator=order)[:steps*batch_size].view(steps, batch_size).to(device):
-                losses = _aae_losses(aae, X[rows], y[rows], masks, prior)
-                for place, (step, times) in enumerate(dict(reconstruction=1, discriminator=1, encoder=ENCODER_STEPS).items()):
-                    for _ in range(times): curve[epoch, place] += _move(optimizers[step], losses[step]())/(times*steps)
+                curve[epoch] += _steps(aae, optimizers, X[rows], told[rows], prior_codes(y[rows], n_classes, codes), _masks(dropout, batch_size, hidden, keep_prob))/steps
                 bar.update()
             if not torch.isfinite(curve[epoch]).all(): raise FloatingPointError(f"the losses of the autoencoder are not finite in epoch {epoch + 1}: lower lr={lr} or look at the features")
     return {net: {k: v.detach() for k, v in params.items()} for net, params in aae.items()}, curve.cpu().numpy()
