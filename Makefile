@@ -47,7 +47,9 @@ gan: ## exp1 and exp2 of the feature CycleGAN and what stands beside it, then th
 	  run="$(BIN)/ser-nb exp2 -f params/exp2/$(CORPUS).yaml -p session all -p protocol $$protocol $(RECORD)"; \
 	  $$run -p train_on real || exit 1; \
 	  for rows in syn real+syn; do for lambda in 0 1 2 3; do $$run -p train_on $$rows -p lambda_cls $$lambda -p source $(SOURCE) || exit 1; done; done; \
-	  $(BIN)/ser-nb exp1 -f params/exp1/$(CORPUS).yaml -p session all -p protocol $$protocol -p source $(SOURCE) $(RECORD) || exit 1; done; \
+	  done; \
+	$(BIN)/ser-nb exp1 -f params/exp1/$(CORPUS).yaml -p source $(SOURCE) $(RECORD) || exit 1; \
+	$(BIN)/ser-nb exp1 -f params/exp1/$(CORPUS).yaml -f params/exp1/faithful.yaml -p source $(SOURCE) $(RECORD) || exit 1; \
 	run="$(BIN)/ser-nb exp2 -f params/exp2/$(CORPUS).yaml -p session all $(RECORD)"; \
 	for rows in syn real+syn; do for kind in gaussian mixup smote aae; do $$run -p train_on $$rows -p augment $$kind -p source $(SOURCE) || exit 1; done; done; \
 	for share in 0.5 0.25 0.1; do $$run -p train_on real -p share $$share || exit 1; \

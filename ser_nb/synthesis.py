@@ -4,13 +4,11 @@
 
 # %% auto #0
 __all__ = ['CUT', 'GAN_PRESETS', 'GAN_PROTOCOLS', 'MAX_BATCH', 'AUGMENT', 'COMPARATORS', 'source_features', 'default_source',
-           'precision_here', 'gan_options', 'Synthetic', 'pretrained', 'synthetic_set', 'synthetic_settings',
-           'describe']
+           'precision_here', 'gan_options', 'gan_domains', 'Synthetic', 'pretrained', 'synthetic_set',
+           'synthetic_settings', 'describe']
 
 # %% ../nbs/60_synthesis.ipynb #e6df5363
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -87,7 +85,15 @@ def _check_emotions(emotion, labels, fold, least):
     few = [f"{n} utterances of {e}" for e in labels if (n := int((emotion == e).sum())) < least]
     if few: raise ValueError(f"fold {fold.name!r} has {' and '.join(few)} to make synthetic ones from, expected {least} at least; leave the emotion out or use another scheme")
 
-def _domains(found, fold, guard, labels, source, seed):
+def gan_domains(
+    found:Features, # Features of labelled utterances
+    fold:Fold, # Whose training rows are the targets
+    guard:Guard, # Of the fold
+    labels:list, # Classes in order
+    source:Features, # Unlabelled speech; None = the neutral training rows
+    seed:int, # The experiment's
+)->_Domains: # Scaled source and targets, the target's scaler, and what they were made of
+    "What a GAN of a fold may see; raises ValueError for an absent emotion or other features, LeakageError for test speech"
     faithful = guard.protocol == "faithful"
     rows, how = (np.sort(np.concatenate([fold.train, fold.dev, fold.test])), "minmax") if faithful else (fold.train, "zscore")
     emotion = found.table.emotion.to_numpy(object)
@@ -99,7 +105,7 @@ def _domains(found, fold, guard, labels, source, seed):
         X, names, key = found.X[guard("GAN source", neutral)], found.table.file.iloc[neutral].tolist(), key_of(found.key, neutral.tolist())
     else:
         if source.names != found.names: raise ValueError(f"the source has {len(source.names)} features and the target {len(found.names)}, or their names differ: extract the same feature set for both")
-        tested = set(speakers_of(found.table)[fold.test])
+        tested = set(speakers_of(guard.table)[guard.test_speaker])
         shared = sorted(tested & set(source.table.corpus + "/" + source.table.speaker))
         if shared and not faithful: raise LeakageError(f"the source has utterances of the test speaker {shared[0]}: the GAN would be fitted on test speech; name another corpus, or source='neutral'")
         X, names, key = source.X, source.table.file.tolist(), source.key
@@ -132,7 +138,7 @@ def _batch_size(o, domains):
     return dict(o, batch_size=min(MAX_BATCH, least) if o["batch_size"] is None else o["batch_size"])
 
 def pretrained(
-    domains, # As `_domains` makes them
+    domains, # As `gan_domains` makes them
     options:dict, # As `gan_options` returns them
 ): # The generator stack, or None without pretrain_epochs
     "Generators that know the way back, from the stage cache or trained now"
@@ -152,7 +158,7 @@ def pretrained(
 # %% ../nbs/60_synthesis.ipynb #f1490187
 def _by_gan(found, fold, guard, labels, source, options, seed):
     from safetensors.numpy import load_file, save_file
-    domains = _domains(found, fold, guard, labels, source, seed)
+    domains = gan_domains(found, fold, guard, labels, source, seed)
     o = _batch_size(options, domains)
     made = dict(domains.made, kind="gan", **o)
     checkpoint = _checkpoint("gan", made)

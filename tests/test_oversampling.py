@@ -91,7 +91,7 @@ def test_defaults_are_filled_in_and_stay_as_they_are():
     ("mixup", dict(alpha=float("nan")), "alpha=nan"), ("mixup", dict(alpha=float("inf")), "alpha=inf"), ("smote", dict(k_neighbors=0), "k_neighbors=0: expected 1 or more"), ("aae", dict(keep_prob=.5), "keep_prob=0.5: expected a value for each"),
     ("aae", dict(keep_prob=dict(encoder=.5)), "expected a value for each of encoder, decoder, discriminator"), ("aae", dict(keep_prob={**KEEP, "decoder": 0}), "keep_prob=0: expected above 0"), ("aae", dict(lr=0), "lr=0: expected above 0"),
     ("aae", dict(train_epochs=0), "train_epochs=0: expected 1 or more"), ("aae", dict(batch_size=0), "batch_size=0: expected 1 or more"), ("aae", dict(batch_size=63), "62 training rows are fewer than a batch of 63; lower batch_size"),
-    ("aae", dict(hidden=[0]), r"layer sizes \[5, 0, 2\]")])
+    ("aae", dict(hidden=[0]), r"hidden=\[0\]: expected the units of a hidden layer or more"), ("aae", dict(hidden=[]), r"hidden=\[\]")])
 def test_what_cannot_be_asked(kind, options, words):
     X, y = data()
     with pytest.raises(ValueError, match=words): oversample(kind, X, y, 3, 7, 0, options)

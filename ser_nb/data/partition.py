@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'SCHEMES', 'Fold', 'speakers_of', 'by_session', 'by_speaker', 'by_kfold', 'by_corpus', 'by_list',
-           'default_scheme', 'make_partition', 'Guard', 'get_fold', 'thin', 'partition_table', 'save_partition']
+           'default_scheme', 'make_partition', 'Guard', 'get_fold', 'whole', 'thin', 'partition_table',
+           'save_partition']
 
 # %% ../../nbs/14_data.partition.ipynb #0260d5dc
 from dataclasses import dataclass
@@ -154,6 +155,17 @@ def get_fold(
     return folds[session]
 
 # %% ../../nbs/14_data.partition.ipynb #88cdf9e8
+def whole(
+    table:pd.DataFrame, # A corpus table
+    seed:int=0, # Of the development speakers
+    dev_share:float=.2, # Share of the speakers that is held back for choosing
+)->Fold: # `total`, without test rows
+    "One fold of a whole corpus"
+    rows = np.arange(len(table))
+    dev = np.isin(speakers_of(table), list(_dev_speakers(table, rows, seed, "total", dev_share)))
+    return Fold("total", rows[~dev], rows[dev], rows[:0])
+
+# %% ../../nbs/14_data.partition.ipynb #b3c4592f
 def thin(
     fold:Fold, # Any
     table:pd.DataFrame, # The corpus table
@@ -168,7 +180,7 @@ def thin(
         return np.sort(np.concatenate([g[:int(np.ceil(round(share*len(g), 9)))] for g in groups])) if groups else rows
     return fold if share == 1 else Fold(fold.name, kept(fold.train, "train"), kept(fold.dev, "dev"), fold.test)
 
-# %% ../../nbs/14_data.partition.ipynb #f7268406
+# %% ../../nbs/14_data.partition.ipynb #18f19e0a
 def partition_table(
     table:pd.DataFrame, # The corpus table
     folds:list, # As `make_partition` returns them

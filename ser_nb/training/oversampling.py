@@ -34,7 +34,8 @@ def check_oversampling(
     if kind == "mixup" and not 0 < o["alpha"] < math.inf: raise ValueError(f"alpha={o['alpha']!r}: expected above 0")
     if kind == "smote" and not o["k_neighbors"] >= 1: raise ValueError(f"k_neighbors={o['k_neighbors']!r}: expected 1 or more")
     if kind == "aae":
-        keep = o["keep_prob"]
+        hidden, keep = o["hidden"], o["keep_prob"]
+        if not hidden or min(hidden) < 1: raise ValueError(f"hidden={hidden!r}: expected the units of a hidden layer or more, such as {default['hidden']}")
         if not isinstance(keep, dict) or set(keep) != set(default["keep_prob"]): raise ValueError(f"keep_prob={keep!r}: expected a value for each of {', '.join(default['keep_prob'])}, such as {default['keep_prob']}")
         for k in keep.values(): check_options(o["batch_size"], k, o["train_epochs"], o["lr"])
     return o
