@@ -105,7 +105,7 @@ def _with_synthetic(scaled, scaler, y, rows, n_classes, synthetic, train_on, gua
 
 def _synthetic_for(folds, synthetic, train_on):
     check_name(train_on, TRAIN_ON, "train_on")
-    if train_on != "real" and synthetic is None: raise ValueError(f"train_on={train_on!r} needs a synthetic set for each fold; make them with ser_nb.synthetic_set")
+    if train_on != "real" and synthetic is None: raise ValueError(f"train_on={train_on!r} needs a synthetic set for each fold; make them with ser_nb.synthesis.synthetic_set")
     return synthetic if train_on != "real" else [None]*len(folds)
 
 # %% ../nbs/61_prediction.ipynb #be2b1f5e
