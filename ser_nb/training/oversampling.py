@@ -96,8 +96,7 @@ def smote_rows(
     neighbours = min(k_neighbors, _check_smallest(y, "smote finds no neighbour") - 1)
     wanted = {c: int((y == c).sum()) + n for c in range(n_classes)}
     rows, labels = SMOTE(sampling_strategy=wanted, k_neighbors=neighbours, random_state=named_seed(seed, "smote") % 2**32).fit_resample(X, y)
-    order = np.argsort(labels[len(X):], kind="stable")
-    return rows[len(X):][order], labels[len(X):][order]
+    return rows[len(X):], labels[len(X):]
 
 # %% ../../nbs/44_training.oversampling.ipynb #2994c33d
 ENCODER_STEPS = 10   # for one of the discriminator
