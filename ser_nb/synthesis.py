@@ -195,7 +195,7 @@ def _by_oversampling(kind, found, fold, guard, labels, n, options, seed):
 
 # %% ../nbs/60_synthesis.ipynb #65aba1f4
 AUGMENT = ("gan", "gaussian", "mixup", "smote", "aae")
-COMPARATORS = dict(tiny=dict(aae=dict(hidden=[64], train_epochs=20)), small=dict(aae=dict(hidden=[256, 256])), paper={})   # options of comparators that differ from their own defaults
+COMPARATORS = dict(tiny=dict(aae=dict(hidden=[64], train_epochs=20)), small=dict(aae=dict(hidden=[256, 256], lr=1e-3, train_epochs=100)), paper={})   # options of comparators that differ from their own defaults
 
 def synthetic_set(
     kind:str, # One of `AUGMENT`

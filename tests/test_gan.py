@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from ser_nb.core import LeakageError, cache_root, named_seed
+from ser_nb.core import LeakageError, cache_root
 from ser_nb.data.partition import Fold, Guard, make_partition
 from ser_nb.data.transform import SCALINGS, apply_scaler, scaler_of
 from ser_nb.features.cache import Features
