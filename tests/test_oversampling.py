@@ -278,6 +278,16 @@ def test_the_autoencoder_is_a_plain_one(change):
     assert not any(v.requires_grad for params in aae.values() for v in params.values())
 
 
+def test_the_seed_reaches_the_networks_and_the_codes():
+    X, y = data()
+    expected = sample_aae(train_aae(X, y, 3, 4, **AAE)[0], 7, named_seed(4, "samples"))
+    for a, b in zip(expected, oversample("aae", X, y, 3, 7, 4, AAE)): np.testing.assert_array_equal(a, b)
+    for net, params in init_aae(5, 3, [12, 7], 0).items():
+        for k, other in init_aae(5, 3, [12, 7], 1)[net].items(): assert k[0] == "b" or not torch.allclose(params[k], other)
+    aae = train_aae(X, y, 3, 5, **AAE)[0]
+    assert not np.allclose(sample_aae(aae, 7, 0)[0], expected[0]) and not np.allclose(sample_aae(aae, 7, 0)[0], sample_aae(aae, 7, 1)[0])
+
+
 def test_masks_are_enough_and_of_each_network():
     masks = {net: list(m) for net, m in _masks(torch.Generator().manual_seed(0), 16, [12, 7], KEEP).items()}
     assert {net: len(m) for net, m in masks.items()} == dict(encoder=ENCODER_STEPS + 2, decoder=1, discriminator=ENCODER_STEPS + 2) and ENCODER_STEPS == 10
