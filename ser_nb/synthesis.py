@@ -98,8 +98,7 @@ def gan_domains(
     rows, how = (np.sort(np.concatenate([fold.train, fold.dev, fold.test])), "minmax") if faithful else (fold.train, "zscore")
     emotion = found.table.emotion.to_numpy(object)
     _check_emotions(emotion[rows], labels, fold, 2)
-    own = source is None
-    if own:
+    if source is None:
         if "neutral" not in labels: raise ValueError(f"source='neutral' needs neutral utterances, and the classes are {', '.join(labels)}; name an unlabelled corpus")
         neutral = rows[emotion[rows] == "neutral"]
         X, names, key = found.X[guard("GAN source", neutral)], found.table.file.iloc[neutral].tolist(), key_of(found.key, neutral.tolist())
@@ -181,8 +180,9 @@ def _by_gan(found, fold, guard, labels, source, options, seed):
 # %% ../nbs/60_synthesis.ipynb #c048535f
 def _by_oversampling(kind, found, fold, guard, labels, n, options, seed):
     from safetensors.numpy import load_file, save_file
-    emotion = pd.Index(labels).get_indexer(found.table.emotion.to_numpy(object)[fold.train])
-    _check_emotions(found.table.emotion.to_numpy(object)[fold.train], labels, fold, 1)
+    expressed = found.table.emotion.to_numpy(object)[fold.train]
+    _check_emotions(expressed, labels, fold, 1)
+    emotion = pd.Index(labels).get_indexer(expressed)
     scaler = fit_scaler(found.X, fold.train, guard, f"scaler of {kind}")
     rows = guard(kind, fold.train)
     made = dict(kind=kind, features=found.key, names=key_of(found.names), rows=key_of(rows.tolist()), labels=list(labels), truth=key_of(emotion.tolist()), n=n, options=options, seed=named_seed(seed, kind, fold.name))
