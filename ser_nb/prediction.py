@@ -112,7 +112,7 @@ def _synthetic_for(folds, synthetic, train_on):
 def _made(found, y, labels, guards, normalise, synthetic):
     t = found.table
     return dict(synthetic=[s and s.key for s in synthetic], features=found.key, names=key_of(found.names), speakers=key_of(t.corpus.tolist(), t.speaker.tolist()), truth=key_of(y.tolist(), list(labels)),
-                tests=[key_of(np.flatnonzero(g.test_speaker).tolist()) for g in guards], protocol=guards[0].protocol, normalise=normalise)
+                tests=[key_of(np.flatnonzero(g.tested).tolist()) for g in guards], protocol=guards[0].protocol, normalise=normalise)
 
 # %% ../nbs/61_prediction.ipynb #a2b7117a
 def choose_lr(

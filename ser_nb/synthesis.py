@@ -104,7 +104,7 @@ def gan_domains(
         X, names, key = found.X[guard("GAN source", neutral)], found.table.file.iloc[neutral].tolist(), key_of(found.key, neutral.tolist())
     else:
         if source.names != found.names: raise ValueError(f"the source has {len(source.names)} features and the target {len(found.names)}, or their names differ: extract the same feature set for both")
-        tested = set(speakers_of(guard.table)[guard.test_speaker])
+        tested = set(speakers_of(guard.table)[guard.tested])
         shared = sorted(tested & set(source.table.corpus + "/" + source.table.speaker))
         if shared and not faithful: raise LeakageError(f"the source has utterances of the test speaker {shared[0]}: the GAN would be fitted on test speech; name another corpus, or source='neutral'")
         X, names, key = source.X, source.table.file.tolist(), source.key
