@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAN_PANELS', 'plot_confusion', 'plot_fold_confusions', 'plot_uar', 'plot_losses', 'plot_gan_curves',
-           'plot_learning_curve']
+           'plot_learning_curve', 'plot_conversion_curves', 'plot_spectrograms']
 
 # %% ../../nbs/54_evaluation.plots.ipynb #eadd0e36
 import numpy as np
@@ -165,5 +165,49 @@ def plot_learning_curve(
         for side in ("top", "right"): ax.spines[side].set_visible(False)
     figure.axes[0].set_ylabel("UAR")
     figure.axes[-1].legend(fontsize=8, frameon=False, loc="lower right")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+# %% ../../nbs/54_evaluation.plots.ipynb #ff66439b
+def plot_conversion_curves(
+    curves:pd.DataFrame, # `iteration` and the losses of `train_cyclegan` or `train_style_autoencoder`
+    title:str="", # Over the figure
+    smooth:int=9, # Points of the running median
+): # A matplotlib figure
+    "Losses of the generators, of the discriminators, and their judgements, over iterations"
+    from matplotlib.figure import Figure
+    judged = [c for c in curves if c.endswith(("_real", "_made"))]
+    judges = sorted({c[:-5] for c in judged})
+    others = [c for c in curves if c not in ("iteration", *judged, *judges)]
+    panels = [(name, columns) for name, columns in (("generators", others), ("discriminators", judges), ("judgements", judged)) if columns]
+    figure = Figure(figsize=(.8 + 4*len(panels), 3.2), layout="constrained")
+    for ax, (name, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        for i, column in enumerate(columns):
+            values = curves[column].rolling(smooth, center=True, min_periods=1).median()
+            ax.plot(curves.iteration, values, lw=1.1, color=f"C{judges.index(column[:-5]) if name == 'judgements' else i}", ls="--" if column.endswith("_made") else "-", label=column.replace("_", " "))
+        ax.set_title(name, fontsize=10)
+        ax.set_xlabel("iteration")
+        ax.legend(fontsize=7, frameon=False, ncols=2 if len(columns) > 4 else 1)
+        for side in ("top", "right"): ax.spines[side].set_visible(False)
+        if name == "judgements": ax.set_ylim(-.1, 1.1)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+def plot_spectrograms(
+    signals:dict, # Title -> signal, shape (n,)
+    sampling_rate:int=16000, # Hz
+    title:str="", # Over the figure
+): # A matplotlib figure
+    "Spectrograms below each other, 60 dB deep, on one axis of time"
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(7, .5 + 1.5*len(signals)), layout="constrained")
+    for ax, (name, signal) in zip(figure.subplots(len(signals), 1, sharex=True, squeeze=False)[:, 0], signals.items()):
+        power, _, _, image = ax.specgram(np.asarray(signal, "float64") + 1e-9, NFFT=512, Fs=sampling_rate, noverlap=432, cmap="magma", scale="dB")
+        top = 10*np.log10(power.max())
+        image.set_clim(top - 60, top)
+        ax.set_yticks([0, 2000, 4000, 6000], ["0", "2", "4", "6"])
+        ax.set_ylabel("kHz")
+        ax.set_title(name, fontsize=9, loc="left")
+    ax.set_xlabel("seconds")
     figure.suptitle(title, fontsize=10)
     return figure
