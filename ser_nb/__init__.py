@@ -1,9 +1,10 @@
 """Emotional speech, recognised and converted: the reference implementation of five published systems, on one data path.
 
-`load_corpus`, `functionals`, `audit`, `load` and `predict` are handed out from their modules when they are first used."""
+`load_corpus`, `functionals`, `audit`, `load`, `predict`, `load_converter` and `convert` are handed out from their modules when they are first used."""
 __version__ = "0.1.0"
 
-_HANDED_OUT = dict(load_corpus="data.readers", audit="data.audit", functionals="features.functionals", load="prediction", predict="prediction", predict_files="prediction")
+_HANDED_OUT = dict(load_corpus="data.readers", audit="data.audit", functionals="features.functionals", load="prediction", predict="prediction", predict_files="prediction",
+                   load_converter="conversion", convert="conversion")
 __all__ = ["__version__", *_HANDED_OUT]
 
 

@@ -102,6 +102,13 @@ def _corpus(a):
     corpus = load_corpus(a.corpus)
     return corpus if getattr(a, "max_duration", None) is None else cut(corpus, a.max_duration)
 
+def _convert(a):
+    from ser_nb.conversion import convert_files
+    style = {k: v for k, v in dict(style=a.style, seed=a.seed).items() if v is not None}
+    made, failures = convert_files(a.input, a.output, a.model, a.to, a.source, tuple(a.parts.split(",")), a.workers, a.reference, **style)
+    for row in made.itertuples(): print(f"{row.output}: {row.seconds:.2f} s")
+    return _list_failures(failures)
+
 def _list_failures(failures):
     for reason in failures.reason: print(reason, file=sys.stderr)
     return 1 if len(failures) else 0
@@ -162,6 +169,7 @@ def _parser():
         p.add_argument("-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
         p.add_argument("-f", dest="file", action="append", default=[], metavar="FILE", help="parameters from a YAML file, e.g. params/exp2/emovo.yaml")
     for name in _experiments():
+        if name == "convert": continue   # below: its notebook is for papermill, the command for files
         p = commands.add_parser(name, help="run the experiment")
         given(p)
         p.add_argument("--record", action="store_true", help="copy the result to outputs/recorded")
@@ -185,6 +193,18 @@ def _parser():
     p.add_argument("--model", required=True, help="folder of a saved recogniser, e.g. outputs/exp2/<run>/model")
     p.add_argument("--csv", action="store_true", help="print CSV")
     p.set_defaults(work=_predict)
+    p = commands.add_parser("convert", help="the same words in another emotion: a file, a folder or hours of speech")
+    p.add_argument("input", help="audio file or folder")
+    p.add_argument("output", help="folder, or for one file a path that ends in .wav")
+    p.add_argument("--model", required=True, help="folder of a converter, e.g. outputs/train_conversion/<run>/model")
+    p.add_argument("--to", help="emotion to convert to; may be left out where the model knows two")
+    p.add_argument("--from", dest="source", help="emotion of the input; may be left out where the model knows two")
+    p.add_argument("--parts", default="f0,envelope", help="what is converted: f0, envelope or shift, power; separated by commas")
+    p.add_argument("--style", help="of a model with styles: mean, random or reference")
+    p.add_argument("--reference", help="audio file of the target emotion, for --style reference")
+    p.add_argument("--seed", type=int, help="of a random style")
+    p.add_argument("--workers", type=int, help="processes; by default one for each processor")
+    p.set_defaults(work=_convert)
     p = commands.add_parser("list", help="corpora, feature sets and experiments")
     p.set_defaults(work=_list)
     return parser

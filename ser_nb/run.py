@@ -21,7 +21,7 @@ import pandas as pd
 from .core import atomic_path, check_name, check_writable, git_commit, key_of, outputs_root, project_root, versions, write_json
 
 # %% ../nbs/01_run.ipynb #9b63e03b
-SHORT = dict(corpus="", test_corpus="", mode="", session="s", train_on="", augment="", lambda_cls="cls", share="share", classifier="", features="", normalise="", protocol="", preset="")   # what an id shows, in this order, and behind what
+SHORT = dict(corpus="", test_corpus="", mode="", speaker="", target="to-", kind="", session="s", train_on="", augment="", lambda_cls="cls", share="share", classifier="", features="", normalise="", protocol="", preset="")   # what an id shows, in this order, and behind what
 
 def _word(name, value): return SHORT[name] + (f"{value:g}" if isinstance(value, float) else Path(str(value)).stem)
 
@@ -215,14 +215,14 @@ def published(
 def record(
     folder, # Folder of a finished run
     root=None, # Where records are kept; None = `<outputs root>/recorded`
-)->Path: # `<root>/<experiment>/<run id>` with metrics.json, manifest.json and, where the run has them, losses.csv and predictions.csv.gz
+)->Path: # `<root>/<experiment>/<run id>` with metrics.json, manifest.json and, where the run has them, losses.csv, measures.csv.gz and predictions.csv.gz
     "Copy the result of a finished run to the records; the same run gives the same bytes"
     folder = Path(folder)
     if not (folder/"manifest.json").exists(): raise FileNotFoundError(f"{folder} has no manifest.json: the run is not finished; run it again")
     target = Path(root or outputs_root()/"recorded")/folder.parent.name/folder.name
-    for name in ("metrics.json", "manifest.json", "losses.csv", "predictions.csv"):
+    for name in ("metrics.json", "manifest.json", "losses.csv", "measures.csv", "predictions.csv"):
         if not (folder/name).exists(): continue
-        content, packed = (folder/name).read_bytes(), name == "predictions.csv"
+        content, packed = (folder/name).read_bytes(), name in ("measures.csv", "predictions.csv")
         with atomic_path(target/(name + ".gz"*packed)) as part: part.write_bytes(gzip.compress(content, mtime=0) if packed else content)
     return target
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import cache_root, check_name, key_of, progress, require
+from ..core import AudioError, cache_root, check_name, key_of, progress, require
 from ..data.audio import check_signal, mono, read_utterance, resample
 from ..data.corpus import Corpus
 from .cache import content_key, file_digest, save_entry

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['EPS', 'channels', 'instance_norm', 'Gated', 'Residual', 'Generator', 'Picture', 'Discriminator', 'EmotionCNN']
 
-# %% ../../nbs/32_models.voice_cyclegan.ipynb #debc3980
+# %% ../../nbs/32_models.voice_cyclegan.ipynb #bea97b71
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% ../../nbs/32_models.voice_cyclegan.ipynb #99c0b99e
+# %% ../../nbs/32_models.voice_cyclegan.ipynb #001a2496
 EPS = 1e-6   # of every normalisation (Gao et al.'s code)
 
 def channels(
@@ -41,9 +42,10 @@ class Residual(nn.Module):
     def __init__(self, n):
         super().__init__()
         self.gated, self.conv, self.norm = Gated(n, 2*n, 3), nn.Conv1d(2*n, n, 3, padding=1), instance_norm(n)
+        nn.init.zeros_(self.norm.weight)
     def forward(self, x): return x + self.norm(self.conv(self.gated(x)))
 
-# %% ../../nbs/32_models.voice_cyclegan.ipynb #df457c9b
+# %% ../../nbs/32_models.voice_cyclegan.ipynb #0b0aebf0
 class Generator(nn.Module):
     "Standardised envelopes (batch, dims, frames) of one emotion into those of another; raises ValueError for frames that are no multiple of 4"
     def __init__(self,
@@ -59,7 +61,7 @@ class Generator(nn.Module):
         if x.shape[-1] % 4: raise ValueError(f"{x.shape[-1]} frames: expected a multiple of 4; pad the envelope and cut the result")
         return self.net(x)
 
-# %% ../../nbs/32_models.voice_cyclegan.ipynb #b460d449
+# %% ../../nbs/32_models.voice_cyclegan.ipynb #d3162077
 class Picture(nn.Module):
     "Two-dimensional gated convolution"
     def __init__(self, n_in, n_out, kernel, stride, norm=True):
@@ -85,7 +87,7 @@ class Discriminator(nn.Module):
         y = self.net(x[:, None])[:, 0]
         return torch.sigmoid(y) if self.sigmoid else y
 
-# %% ../../nbs/32_models.voice_cyclegan.ipynb #d45f380f
+# %% ../../nbs/32_models.voice_cyclegan.ipynb #eeefd58c
 class EmotionCNN(nn.Module):
     "Logits of emotions (batch, classes) from envelopes that are standardised by speaker (batch, dims, frames)"
     def __init__(self,

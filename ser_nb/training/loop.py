@@ -13,7 +13,10 @@ import math
 import shutil
 import time
 from numbers import Integral, Real
+from pathlib import Path
 
+import pandas as pd
+import torch
 
 from ..core import atomic_path, check_name, progress
 

@@ -8,18 +8,19 @@ __all__ = ['SEGMENT', 'LIMIT', 'PUBLISHED', 'PRECISIONS', 'SHARED', 'WEIGHT', 'E
            'adam', 'move', 'tracked', 'mirrored', 'whole_utterance', 'train_emotion_cnn', 'windows_of_all',
            'classify_utterance', 'emotion_loss']
 
-# %% ../../nbs/45_training.voice.ipynb #56479cb2
+# %% ../../nbs/45_training.voice.ipynb #c570431d
 import contextlib
-import itertools
 import math
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 
 from ..core import named_seed, progress
 from ..models.voice_cyclegan import Discriminator, EmotionCNN, Generator
 from .loop import check_options, each, fit, whole, within
 
-# %% ../../nbs/45_training.voice.ipynb #9d8b8378
+# %% ../../nbs/45_training.voice.ipynb #deee68f9
 SEGMENT = 128   # frames
 LIMIT = 1000    # windows in an epoch
 
@@ -48,7 +49,7 @@ def epoch_windows(
     steps = min(map(len, cut.values()))//batch_size
     return {name: found[:steps*batch_size].reshape(steps, batch_size, 2) for name, found in cut.items()}
 
-# %% ../../nbs/45_training.voice.ipynb #d4ee0fe5
+# %% ../../nbs/45_training.voice.ipynb #88fded47
 def check_domains(
     domains:dict, # Name -> list of (envelope (T, dims), voiced (T,)), standardised
     batch_size:int=1, # Windows in a step
@@ -80,7 +81,7 @@ def gather(
     "The windows of a batch"
     return torch.stack([frames[:, firsts[u] + first:firsts[u] + first + SEGMENT] for u, first in cut])
 
-# %% ../../nbs/45_training.voice.ipynb #7607a2eb
+# %% ../../nbs/45_training.voice.ipynb #b9da5c3a
 PUBLISHED = dict(iterations=400_000, batch_size=1, width=1., blocks=6, lr=dict(g=2e-4, d=1e-4), lambda_adv=1., lambda_cyc=10., lambda_id=5., lambda_cls=0., identity_until=.025, decay_from=.5, sigmoid=True, precision="float32")
 PRECISIONS = dict(float32=torch.float32, bfloat16=torch.bfloat16)
 SHARED = dict(iterations=(whole(1), "a whole number, 1 or more"), batch_size=(whole(1), "a whole number, 1 or more"), width=(within(lambda v: 0 < v <= 4), "a number above 0, at most 4"),
@@ -96,7 +97,7 @@ def decay(
     "Constant, then linear to 0"
     return min(1., (1 - share)/(1 - decay_from)) if decay_from < 1 else 1.
 
-# %% ../../nbs/45_training.voice.ipynb #0e608f3a
+# %% ../../nbs/45_training.voice.ipynb #f1398147
 def autocast(precision, device): return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32")
 
 def frozen(*nets):
@@ -127,7 +128,7 @@ def _discriminator_loss(nets, real, fake):
         total, terms = total + loss, {**terms, d: loss, f"{d}_real": of_real.mean(), f"{d}_made": of_made.mean()}
     return total, terms
 
-# %% ../../nbs/45_training.voice.ipynb #0f8699e2
+# %% ../../nbs/45_training.voice.ipynb #eda82ea7
 def train_cyclegan(
     domains:dict, # Two names -> list of (standardised envelope (T, dims), voiced (T,))
     options:dict, # Names of `PUBLISHED`
@@ -170,7 +171,7 @@ def train_cyclegan(
                      (lambda i: watch(i, generators, writer)) if watch else None, watch_every, accelerator.log if logs else None)
     return {k: net.cpu().eval() for k, net in generators.items()}, curves
 
-# %% ../../nbs/45_training.voice.ipynb #e4ebbcb5
+# %% ../../nbs/45_training.voice.ipynb #1c4d0ffd
 def seeded(
     make, # Function without arguments that makes a module
     seed:int, # Of the training
@@ -207,7 +208,7 @@ def tracked(
     finally:
         if logs: accelerator.end_training()
 
-# %% ../../nbs/45_training.voice.ipynb #57056021
+# %% ../../nbs/45_training.voice.ipynb #770b0191
 def mirrored(
     envelope:np.ndarray, # (T, dims)
 )->np.ndarray: # float32, as many frames as a network takes, a segment at least
@@ -224,7 +225,7 @@ def whole_utterance(
     "An utterance through a network, with mirrored frames at its end that are cut off again"
     return net(torch.tensor(mirrored(envelope).T[None].copy(), device=device))[0].float().cpu().numpy().T[:len(envelope)]
 
-# %% ../../nbs/45_training.voice.ipynb #07163993
+# %% ../../nbs/45_training.voice.ipynb #73f2ba26
 def train_emotion_cnn(
     utterances:list, # (envelope standardised by speaker (T, dims), voiced (T,)) of other speakers
     labels:list, # Class number of each utterance
