@@ -10,10 +10,12 @@ $(error TORCH=$(TORCH) is not known: write TORCH=cpu for PyTorch's CPU builds, o
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lab lib readme bench gan cross reproduce clean help
+.PHONY: demo test lab lib readme bench gan cross conversion losses reproduce clean help
 CORPUS      ?= emovo-4
 PAIR        ?= ravdess-emovo
 SOURCE      ?= librispeech
+SPEAKER     ?= IC0
+EMOTIONS    ?= angry happy sad
 
 demo: $(READY) ## exp2 on the demo corpus, all five sessions, then the pooled table (TORCH=cpu: no GPU packages)
 	for n in 0 1 2 3 4; do $(BIN)/ser-nb exp2 -f params/exp2/demo.yaml -p session $$n || exit 1; done
@@ -65,12 +67,34 @@ cross: ## exp3, from one corpus to another, for every kind of training rows: mak
 	for kind in gaussian mixup smote aae; do $(BIN)/ser-nb exp3 -f params/exp3/$(PAIR).yaml -p train_on real+syn -p augment $$kind -p source $(SOURCE) $(RECORD) || exit 1; done
 	$(BIN)/ser-nb results exp3 -f params/exp3/$(PAIR).yaml
 
-reproduce: ## every run and audit behind outputs/recorded/ again, from the corpora in SER_NB_DATA (two hours on two cores)
+conversion: ## converters between neutral and each emotion of a nEMO speaker, both directions tested, then what each loss does: make conversion SPEAKER=WR0 EMOTIONS=angry
+	$(NEEDS_VENV)
+	for emotion in $(EMOTIONS); do \
+	  pair="-f params/train_conversion/nemo.yaml -p speaker $(SPEAKER) -p target $$emotion"; \
+	  $(BIN)/ser-nb train_conversion $$pair $(RECORD) || exit 1; \
+	  $(BIN)/ser-nb exp4 -f params/exp4/nemo.yaml -p speaker $(SPEAKER) -p target $$emotion $(RECORD) || exit 1; \
+	  $(BIN)/ser-nb exp4 -f params/exp4/nemo.yaml -p speaker $(SPEAKER) -p source $$emotion -p target neutral $(RECORD) || exit 1; done
+
+losses: ## exp4 with one loss off or on, short trainings of one pair
+	$(NEEDS_VENV)
+	run="$(BIN)/ser-nb exp4 -f params/exp4/nemo.yaml -f params/exp4/short.yaml $(RECORD)"; \
+	$$run || exit 1; $$run -p protocol faithful -p iterations 2400 || exit 1; \
+	for loss in "lambda_adv 0" "lambda_cyc 0" "lambda_id 0" "lambda_cls 1"; do $$run -p $$loss || exit 1; done
+
+reproduce: ## every run and audit behind outputs/recorded/ again, from the corpora in SER_NB_DATA (six hours on two cores)
 	$(NEEDS_VENV)
 	for corpus in emovo ravdess; do for system in svm svm-speaker mlp mlp-speaker mlp-1e-5 mlp-faithful; do for n in 0 1 2 3 4 5; do \
 	  $(BIN)/ser-nb exp2 -f params/exp2/$$corpus.yaml -f params/exp2/$$system.yaml -p session $$n --record || exit 1; done; done; done
 	for corpus in emovo-4 ravdess-4; do $(MAKE) gan CORPUS=$$corpus RECORD=--record || exit 1; done
 	for pair in ravdess-emovo emovo-ravdess; do $(MAKE) cross PAIR=$$pair RECORD=--record || exit 1; done
+	$(MAKE) conversion RECORD=--record
+	$(MAKE) conversion SPEAKER=WR0 EMOTIONS=angry RECORD=--record
+	$(MAKE) losses RECORD=--record
+	$(BIN)/ser-nb train_conversion -f params/train_conversion/nemo.yaml -p kind style --record
+	for way in "source neutral -p target angry" "source angry -p target neutral" "source sad -p target happy"; do $(BIN)/ser-nb exp4 -f params/exp4/nemo.yaml -p kind style -p $$way --record || exit 1; done
+	$(BIN)/ser-nb train_conversion -f params/train_conversion/ravdess.yaml --record
+	$(BIN)/ser-nb exp4 -f params/exp4/ravdess.yaml --record
+	$(BIN)/ser-nb exp5 -f params/exp5/nemo.yaml --record
 	for corpus in emovo ravdess urdu nemo; do $(BIN)/ser-nb audit $$corpus -o outputs/recorded/audit/$$corpus > /dev/null || exit 1; done
 
 clean: ## remove the cache, build files and every output that is not recorded; .venv stays
