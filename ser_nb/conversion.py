@@ -6,8 +6,8 @@
 __all__ = ['FORMAT', 'KINDS', 'CHOICES', 'CONVERSION_PROTOCOLS', 'CONVERSION_PRESETS', 'PARTS', 'PUBLISHED_PARTS', 'CHUNK',
            'OVERLAP', 'FADE', 'Side', 'folder_corpus', 'make_side', 'check_sides', 'Converter', 'make_nets',
            'save_converter', 'load_converter', 'conversion_options', 'standardised', 'train_converter',
-           'emotion_classifier', 'check_parts', 'direction', 'network', 'convert_world', 'convert', 'fit_length',
-           'joined', 'pieces_of', 'convert_file', 'check_duration_of', 'targets_of', 'convert_files']
+           'demo_converter', 'emotion_classifier', 'check_parts', 'direction', 'network', 'convert_world', 'convert',
+           'fit_length', 'joined', 'pieces_of', 'convert_file', 'check_duration_of', 'targets_of', 'convert_files']
 
 # %% ../nbs/60_conversion.ipynb #ad4cb02c
 import functools
@@ -218,6 +218,25 @@ def _scale(worlds):
     return frames.mean(0), np.maximum(frames.std(0), 1e-8)
 
 # %% ../nbs/60_conversion.ipynb #c33040d2
+def demo_converter(
+    folder, # Where the converter is written
+    preset:str="tiny", # Of the training
+    seed:int=0, # Of the split of sentences, weights and windows
+)->Converter: # Its `trained_on` says which speaker and split
+    "A converter of the demo corpus, from the stage cache or trained now, as a folder"
+    from ser_nb.data.corpus import select
+    from ser_nb.data.partition import sentence_fold
+    from ser_nb.data.readers import load_corpus
+    speech = select(load_corpus("demo"), speaker="d1f", emotion=["neutral", "angry"])
+    train = sentence_fold(speech.table, seed).train
+    heard = replace(speech, table=speech.table.iloc[train].reset_index(drop=True))
+    sides = {e: make_side(select(heard, emotion=e), dict(f0_method="dio"), workers=1) for e in ("neutral", "angry")}
+    model, _, key = train_converter(sides, conversion_options(preset), seed=seed)
+    model = replace(model, config=dict(model.config, trained_on=dict(corpus="demo", speaker="d1f", seed=seed, key=key)))
+    save_converter(model, folder)
+    return model
+
+# %% ../nbs/60_conversion.ipynb #1ad523db
 def emotion_classifier(
     corpora:list, # Corpora with other speakers
     classes:list, # Emotions, A first
@@ -248,7 +267,7 @@ def emotion_classifier(
     net.load_state_dict(load_file(folder/"weights.safetensors"))
     return net.eval().requires_grad_(False)
 
-# %% ../nbs/60_conversion.ipynb #50d362a1
+# %% ../nbs/60_conversion.ipynb #7260717a
 PARTS = ("f0", "envelope", "shift", "power")
 PUBLISHED_PARTS = ("f0", "envelope")
 
@@ -280,7 +299,7 @@ def direction(
     if source == to: raise ValueError(f"source and target are both {to!r}; name two different ones")
     return source, to
 
-# %% ../nbs/60_conversion.ipynb #1228112d
+# %% ../nbs/60_conversion.ipynb #3a372aab
 def network(
     model:Converter, # Any
     source:str, # Domain of the input
@@ -338,7 +357,7 @@ def convert(
 
 def fit_length(signal, n): return np.clip(np.pad(signal, (0, max(0, n - len(signal))))[:n], -1, 1).astype("float32")
 
-# %% ../nbs/60_conversion.ipynb #ecb21faf
+# %% ../nbs/60_conversion.ipynb #8962b7e0
 CHUNK, OVERLAP, FADE = 20., .5, .02   # seconds
 
 def joined(
@@ -392,7 +411,7 @@ def convert_file(
 def check_duration_of(info, file):
     if info["duration"] < MIN_DURATION: raise AudioError(f"{file}: lasts {info['duration']:.3f} s, a conversion needs at least {MIN_DURATION} s; leave it out or join it to its neighbour")
 
-# %% ../nbs/60_conversion.ipynb #7a346ccb
+# %% ../nbs/60_conversion.ipynb #97005b7d
 def targets_of(
     inputs, # An audio file, a folder, or a list of audio files
     output, # A folder; for one file also a path that ends in .wav
