@@ -67,18 +67,18 @@ cross: ## exp3, from one corpus to another, for every kind of training rows: mak
 	for kind in gaussian mixup smote aae; do $(BIN)/ser-nb exp3 -f params/exp3/$(PAIR).yaml -p train_on real+syn -p augment $$kind -p source $(SOURCE) $(RECORD) || exit 1; done
 	$(BIN)/ser-nb results exp3 -f params/exp3/$(PAIR).yaml
 
-conversion: ## converters between neutral and each emotion of a nEMO speaker, both directions tested, then what each loss does: make conversion SPEAKER=WR0 EMOTIONS=angry
+conversion: ## converters between neutral and each emotion of a nEMO speaker, both directions tested: make conversion SPEAKER=WR0 EMOTIONS=angry
 	$(NEEDS_VENV)
 	for emotion in $(EMOTIONS); do \
-	  pair="-f params/train_conversion/nemo.yaml -p speaker $(SPEAKER) -p target $$emotion"; \
-	  $(BIN)/ser-nb train_conversion $$pair $(RECORD) || exit 1; \
-	  $(BIN)/ser-nb exp4 -f params/exp4/nemo.yaml -p speaker $(SPEAKER) -p target $$emotion $(RECORD) || exit 1; \
-	  $(BIN)/ser-nb exp4 -f params/exp4/nemo.yaml -p speaker $(SPEAKER) -p source $$emotion -p target neutral $(RECORD) || exit 1; done
+	  $(BIN)/ser-nb train_conversion -f params/train_conversion/nemo.yaml -p speaker $(SPEAKER) -p target $$emotion $(RECORD) || exit 1; \
+	  run="$(BIN)/ser-nb exp4 -f params/exp4/nemo.yaml -p speaker $(SPEAKER) $(RECORD)"; \
+	  if [ $(SPEAKER)-$$emotion = IC0-angry ]; then $$run || exit 1; else $$run -f params/exp4/pairs.yaml -p target $$emotion || exit 1; fi; \
+	  $$run -f params/exp4/pairs.yaml -p source $$emotion -p target neutral || exit 1; done
 
 losses: ## exp4 with one loss off or on, short trainings of one pair
 	$(NEEDS_VENV)
 	run="$(BIN)/ser-nb exp4 -f params/exp4/nemo.yaml -f params/exp4/short.yaml $(RECORD)"; \
-	$$run || exit 1; $$run -p protocol faithful -p iterations 2400 || exit 1; \
+	$$run || exit 1; $$run -p protocol faithful -p iterations 1200 || exit 1; \
 	for loss in "lambda_adv 0" "lambda_cyc 0" "lambda_id 0" "lambda_cls 1"; do $$run -p $$loss || exit 1; done
 
 reproduce: ## every run and audit behind outputs/recorded/ again, from the corpora in SER_NB_DATA (six hours on two cores)
@@ -90,10 +90,10 @@ reproduce: ## every run and audit behind outputs/recorded/ again, from the corpo
 	$(MAKE) conversion RECORD=--record
 	$(MAKE) conversion SPEAKER=WR0 EMOTIONS=angry RECORD=--record
 	$(MAKE) losses RECORD=--record
-	$(BIN)/ser-nb train_conversion -f params/train_conversion/nemo.yaml -p kind style --record
-	for way in "source neutral -p target angry" "source angry -p target neutral" "source sad -p target happy"; do $(BIN)/ser-nb exp4 -f params/exp4/nemo.yaml -p kind style -p $$way --record || exit 1; done
+	$(BIN)/ser-nb train_conversion -f params/train_conversion/nemo.yaml -p kind style -p iterations 1500 --record
+	for way in "source neutral -p target angry" "source angry -p target neutral"; do $(BIN)/ser-nb exp4 -f params/exp4/nemo.yaml -f params/exp4/pairs.yaml -p kind style -p iterations 1500 -p $$way --record || exit 1; done
 	$(BIN)/ser-nb train_conversion -f params/train_conversion/ravdess.yaml --record
-	$(BIN)/ser-nb exp4 -f params/exp4/ravdess.yaml --record
+	$(BIN)/ser-nb exp4 -f params/exp4/ravdess.yaml -f params/exp4/pairs.yaml --record
 	$(BIN)/ser-nb exp5 -f params/exp5/nemo.yaml --record
 	for corpus in emovo ravdess urdu nemo; do $(BIN)/ser-nb audit $$corpus -o outputs/recorded/audit/$$corpus > /dev/null || exit 1; done
 
