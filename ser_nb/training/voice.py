@@ -62,7 +62,8 @@ def check_domains(
         if bad: raise ValueError(f"domain {name!r}: utterance {bad[0]} has NaN or infinite values, or another number of voicing marks; leave it out")
         usable = sum(len(v) >= SEGMENT and bool(np.any(v)) for _, v in pairs)
         if usable < 2: raise ValueError(f"domain {name!r}: {usable} of {len(pairs)} utterances have {SEGMENT} frames ({SEGMENT*5} ms) and voice, expected 2 at least; with fewer a style cannot be told from a sentence: give more or longer files")
-        if usable < batch_size: raise ValueError(f"domain {name!r}: {usable} usable utterances, fewer than batch_size={batch_size}; lower it or give more files")
+        segments = sum(len(v)//SEGMENT for _, v in pairs if np.any(v))
+        if segments < batch_size: raise ValueError(f"domain {name!r}: speech for {segments} segments, fewer than batch_size={batch_size}; lower it or give more files")
     return sizes.pop()
 
 def stored(
