@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'KINDS', 'CHOICES', 'CONVERSION_PROTOCOLS', 'CONVERSION_PRESETS', 'PARTS', 'PUBLISHED_PARTS', 'CHUNK',
-           'OVERLAP', 'FADE', 'Side', 'folder_corpus', 'make_side', 'check_sides', 'Converter', 'make_nets',
-           'save_converter', 'load_converter', 'conversion_options', 'standardised', 'train_converter',
+           'OVERLAP', 'FADE', 'Side', 'audio_below', 'folder_corpus', 'make_side', 'check_sides', 'Converter',
+           'make_nets', 'save_converter', 'load_converter', 'conversion_options', 'standardised', 'train_converter',
            'demo_converter', 'emotion_classifier', 'check_parts', 'direction', 'network', 'convert_world', 'convert',
            'fit_length', 'joined', 'pieces_of', 'convert_file', 'check_duration_of', 'targets_of', 'convert_files']
 
 # %% ../nbs/60_conversion.ipynb #ad4cb02c
 import functools
+import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import AudioError, atomic_path, cache_root, check_name, check_writable, key_of, progress, versions, write_json
-from .data.audio import AUDIO_EXTENSIONS, MIN_DURATION, audio_info, check_signal, is_audio, read_audio, read_utterance, resample
+from .core import AudioError, atomic_path, cache_root, check_name, check_writable, key_of, progress, save_tensors, sweep, versions, write_json
+from .data.audio import AUDIO_EXTENSIONS, MIN_DURATION, audio_info, check_signal, is_audio, mono, read_audio, read_utterance, resample
 from .data.corpus import Corpus, make_corpus
 from .features.world import SAMPLING_RATE, analyse, analyse_corpus, convert_f0, convert_power, f0_stats, mcep_stats, power_stats, synthesise
 from .processes import in_processes
@@ -32,11 +33,17 @@ class Side:
     "Utterances of one emotion: what a converter may be fitted on"
     worlds:list # `World`s
     stats:dict # f0 and power: mean, std; mcep: mean, std as lists; sampling_rate in Hz; utterances
-    failures:pd.DataFrame # file, start, end, reason
+    failures:pd.DataFrame # file, reason, and start, end of what could be read
 
     def __repr__(self):
         failed = f", {len(self.failures)} failed" if len(self.failures) else ""
         return f"Side({len(self.worlds)} utterances, F0 around {np.exp(self.stats['f0']['mean']):.0f} Hz, level {self.stats['power']['mean']:.0f} dB{failed})"
+
+def audio_below(
+    folder, # Any
+)->list: # Paths, sorted
+    "Audio files of a folder and of folders in it; hidden ones are left alone"
+    return [p for p in sorted(Path(folder).rglob("*")) if is_audio(p) and not any(part.startswith(".") for part in p.relative_to(folder).parts)]
 
 def folder_corpus(
     folder, # With audio files, also in folders of it; other files are left alone
@@ -45,7 +52,7 @@ def folder_corpus(
     "The audio files of a folder"
     folder = Path(folder).expanduser()
     if not folder.is_dir(): raise FileNotFoundError(f"{folder}: no such folder; expected one with audio files of {name}")
-    return make_corpus(name, [dict(file=str(p.relative_to(folder))) for p in sorted(folder.rglob("*")) if is_audio(p)], folder)
+    return make_corpus(name, [dict(file=str(p.relative_to(folder))) for p in audio_below(folder)], folder)
 
 def make_side(
     corpus:Corpus, # Utterances of one emotion
@@ -63,13 +70,15 @@ def make_side(
     mcep = mcep_stats(worlds, silence)
     signals = (read_utterance(corpus.path(i), t.start.iat[i], t.end.iat[i], SAMPLING_RATE)[0] for i in kept)
     stats = dict(f0=f0_stats(worlds), mcep={k: v.tolist() for k, v in mcep.items()}, power=power_stats(signals), sampling_rate=rates[0], utterances=len(kept))
-    return Side(worlds, stats, failures)
+    return Side(worlds, stats, pd.concat([corpus.problems, failures], ignore_index=True))
 
 def check_sides(
     sides:dict, # Name -> `Side`
 ): # Raises ValueError
     "Refuse sides that were recorded differently"
     rates = {name: s.stats["sampling_rate"] for name, s in sides.items()}
+    ways = {key_of(s.worlds[0].options) for s in sides.values()}
+    if len(ways) > 1: raise ValueError(f"the sides {', '.join(sides)} were analysed with different options: one network cannot read both; analyse them alike")
     if len(set(rates.values())) > 1: raise ValueError(f"the sides have different sampling rates ({', '.join(f'{n} {r} Hz' for n, r in rates.items())}): the channel would be learnt as emotion; bring all files to one rate first")
 
 # %% ../nbs/60_conversion.ipynb #9ad55223
@@ -99,14 +108,9 @@ def save_converter(
     folder, # To write; an older one of the same name is replaced
 )->Path: # The folder
     "Write a converter; it appears whole or not at all"
-    from safetensors.torch import save_file
-    tensors = {f"{n}.{k}": v.detach().cpu().contiguous() for n, net in model.nets.items() for k, v in net.state_dict().items()}
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("weights.safetensors", "config.json"):   # the configuration last: with it the folder is a model
-        if name == "config.json": write_json(folder/name, model.config)
-        else:
-            with atomic_path(folder/name) as part: save_file(tensors, part, metadata=dict(format=FORMAT))
+    save_tensors(folder/"weights.safetensors", {f"{n}.{k}": v for n, net in model.nets.items() for k, v in net.state_dict().items()}, dict(format=FORMAT))
+    write_json(folder/"config.json", model.config)   # last: with it the folder is a model
     return folder
 
 # %% ../nbs/60_conversion.ipynb #f53f78fa
@@ -124,6 +128,8 @@ def load_converter(
     try: config, tensors = json.loads((folder/"config.json").read_text()), load_file(folder/"weights.safetensors")
     except (ValueError, SafetensorError) as e: raise ValueError(f"{folder}: the converter is damaged ({e}); train or copy it again") from e
     if not isinstance(config, dict) or config.get("format") != FORMAT: raise ValueError(f"{folder}: not a converter ({(config.get('format') or 'another model') if isinstance(config, dict) else 'another file'}); expected {FORMAT!r}, as train_conversion writes it")
+    missing = [k for k in ("kind", "domains", "analysis", "options", "stats") if k not in config]
+    if missing: raise ValueError(f"{folder}: config.json lacks {', '.join(missing)}; train or copy the converter again")
     device, nets = device or ("cuda" if torch.cuda.is_available() else "cpu"), make_nets(config)
     for name, net in nets.items():
         own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
@@ -186,7 +192,7 @@ def train_converter(
     "Train a converter, or take it from the stage cache; after a kill it goes on from its checkpoint. Raises what the training raises"
     check_sides(sides)
     config = dict(format=FORMAT, kind=check_name(kind, KINDS, "kind"), domains=list(sides), analysis=next(iter(sides.values())).worlds[0].options, options=options, stats={n: s.stats for n, s in sides.items()})
-    made = dict(config, seed=seed, worlds={n: _digest(s.worlds) for n, s in sides.items()}, classifier=classifier and _weights_key(classifier))
+    made = dict(config, seed=seed, worlds={n: [_digest(w.mcep, w.f0) for w in s.worlds] for n, s in sides.items()}, classifier=classifier and _digest(*(v.cpu().numpy() for v in classifier.state_dict().values())))
     checkpoint = cache_root()/"checkpoints"/f"conversion-{key_of(made, code_key(), versions())[:32]}.safetensors"
     def look(i, nets, writer): watch(i, Converter(config, nets), writer)
     def make(folder):
@@ -209,8 +215,7 @@ def _train(kind, sides, options, seed, classifier, look, look_every, checkpoint,
     scales = [(np.array(s.stats["mcep"]["mean"]), _spread(s.stats)) for s in sides.values()]
     return train_cyclegan(domains, options, seed, classifier and emotion_loss(classifier, (0, 1), (*scales, _scale([w for s in sides.values() for w in s.worlds]))), look, **given)
 
-def _digest(worlds): return key_of([key_of([w.n, w.mcep.astype("float64").sum(0).tolist(), float(w.f0.astype("float64").sum())]) for w in worlds])
-def _weights_key(net): return key_of({k: v.double().sum().item() for k, v in net.state_dict().items()})
+def _digest(*arrays): return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()
 
 def _scale(worlds):
     "Mean and spread of the envelopes of some utterances"
@@ -245,7 +250,7 @@ def emotion_classifier(
     seed:int=0, # Of weights and windows
 ): # A frozen `EmotionCNN`; raises ValueError when nobody else has these emotions
     "Train the classifier of the emotion loss, or take it from the stage cache"
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
     from ser_nb.models.voice_cyclegan import EmotionCNN
     from ser_nb.training.voice import train_emotion_cnn
     utterances, labels, speakers = [], [], []
@@ -261,8 +266,8 @@ def emotion_classifier(
             labels += [y for _, y in own]
             speakers.append(f"{c.name}/{who}")
     if not utterances: raise ValueError(f"no speaker but {speaker!r} in {', '.join(c.name for c in corpora) or 'no corpus'} has all of {', '.join(classes)}: the emotion loss needs some; name other corpora or use lambda_cls 0")
-    made = dict(speakers=speakers, classes=list(classes), labels=labels, envelopes=key_of([float(x.sum(dtype="float64")) for x, _ in utterances]), seed=seed)
-    folder = stage(cache_root()/"stages", "emotion-cnn", made, lambda folder: save_file(train_emotion_cnn(utterances, labels, len(classes), seed).state_dict(), folder/"weights.safetensors"))
+    made = dict(speakers=speakers, classes=list(classes), labels=labels, envelopes=[_digest(x, v) for x, v in utterances], seed=seed)
+    folder = stage(cache_root()/"stages", "emotion-cnn", made, lambda folder: save_tensors(folder/"weights.safetensors", train_emotion_cnn(utterances, labels, len(classes), seed).state_dict()))
     net = EmotionCNN(len(classes), utterances[0][0].shape[1])
     net.load_state_dict(load_file(folder/"weights.safetensors"))
     return net.eval().requires_grad_(False)
@@ -306,15 +311,15 @@ def network(
     to:str, # Target domain
     style:str="mean", # For the kind style: `mean` of the target, `random`, or that of a `reference`
     reference=None, # `World` of an utterance of the target
-    seed:int=0, # Of a random style
+    seed:int=None, # Of a random style; None = 0
 ): # (1, dims, frames) -> the same shape
     "What turns standardised envelopes of one domain into those of another; raises ValueError for a style where there is none"
     if model.config["kind"] == "cyclegan":
-        if style != "mean" or reference is not None: raise ValueError(f"style {style!r}: a CycleGAN has no styles to choose from; use a model of the kind style")
+        if (style, reference, seed) != ("mean", None, None): raise ValueError(f"style {style!r}{'' if seed is None else f', seed {seed}'}: a CycleGAN has no styles to choose from; use a model of the kind style")
         return model.nets["A2B" if source == model.config["domains"][0] else "B2A"]
     from ser_nb.training.style_autoencoder import choose_style
     net = model.nets["style"]
-    chosen = choose_style(net, to, style, reference if reference is None else standardised(reference, model.config["stats"][to]), seed)
+    chosen = choose_style(net, to, style, reference if reference is None else standardised(reference, model.config["stats"][to]), seed or 0)
     return lambda x: net.decode(net.content(x, source), chosen, to)
 
 def convert_world(
@@ -348,12 +353,12 @@ def convert(
 )->np.ndarray: # float32, shape (n,), at the input's rate, within [-1, 1]
     "The same words in another emotion; raises AudioError for what is no utterance, ValueError for a wrong direction or model"
     if not isinstance(model, Converter): model = load_converter(model)
-    parts, (source, to), n = check_parts(parts), direction(model, to, source), np.shape(signal)[-1]
+    parts, (source, to), signal = check_parts(parts), direction(model, to, source), mono(signal)
     world = analyse(signal, sampling_rate, **model.config["analysis"])
     f0, mcep = convert_world(world, model, source, to, parts, **style)
     made = synthesise(world, f0, mcep)
     if "power" in parts: made = convert_power(made, SAMPLING_RATE, *(model.config["stats"][d]["power"] for d in (source, to)))
-    return fit_length(resample(made, SAMPLING_RATE, sampling_rate), n)
+    return fit_length(resample(made, SAMPLING_RATE, sampling_rate), len(signal))
 
 def fit_length(signal, n): return np.clip(np.pad(signal, (0, max(0, n - len(signal))))[:n], -1, 1).astype("float32")
 
@@ -395,17 +400,20 @@ def convert_file(
     info = audio_info(file)
     rate, spans, end, heard = info["sampling_rate"], pieces_of(info["frames"], info["sampling_rate"]), None, False
     check_duration_of(info, file)
-    with atomic_path(output) as part, soundfile.SoundFile(part, "w", rate, 1, "FLOAT", format="WAV") as out:
-        for first, last in spans:
-            signal, _ = read_audio(file, first/rate, last/rate)
-            silent = not np.any(signal)
-            heard = heard or not silent
-            made = np.zeros(len(signal), "float32") if silent else convert(check_signal(signal, rate, file), rate, model, to, source, parts, **style)
-            made = made if end is None else joined(end, made, int(FADE*rate))
-            held = 0 if last == info["frames"] else int(OVERLAP*rate)
-            out.write(made[:len(made) - held])
-            end = made[len(made) - held:]
-        if not heard: raise AudioError(f"{file}: is silent, every sample is zero; leave it out or record it again")
+    sweep(output)
+    try:
+        with atomic_path(output) as part, soundfile.SoundFile(part, "w", rate, 1, "FLOAT", format="WAV") as out:
+            for first, last in spans:
+                signal, _ = read_audio(file, first/rate, last/rate)
+                silent = not np.any(signal)
+                heard = heard or not silent
+                made = np.zeros(len(signal), "float32") if silent else convert(check_signal(signal, rate, file), rate, model, to, source, parts, **style)
+                made = made if end is None else joined(end, made, int(FADE*rate))
+                held = 0 if last == info["frames"] else int(OVERLAP*rate)
+                out.write(made[:len(made) - held])
+                end = made[len(made) - held:]
+            if not heard: raise AudioError(f"{file}: is silent, every sample is zero; leave it out or record it again")
+    except soundfile.SoundFileError as e: raise OSError(f"{output}: could not be written ({e}); is the disk full?") from e
     return info["duration"]
 
 def check_duration_of(info, file):
@@ -420,7 +428,7 @@ def targets_of(
     if isinstance(inputs, (str, Path)) and Path(inputs).expanduser().is_dir():
         base, output = Path(inputs).expanduser(), Path(output).expanduser()
         if output.resolve() == base.resolve() or base.resolve() in output.resolve().parents: raise ValueError(f"{output} is {'the input folder' if output.resolve() == base.resolve() else 'inside the input folder'}: converted files would be taken for inputs; name a folder elsewhere")
-        files = [p for p in sorted(base.rglob("*")) if is_audio(p)]
+        files = audio_below(base)
         if not files: raise ValueError(f"{base}: no audio file in it; expected some of {', '.join(AUDIO_EXTENSIONS)}")
         found = [(p, (output/p.relative_to(base)).with_suffix(".wav")) for p in files]
     else:
@@ -462,10 +470,10 @@ def convert_files(
     for _, o in found[:1]: check_writable(o.parent)
     options = dict(model=str(Path(model).expanduser().absolute()), to=to, source=source, parts=list(check_parts(parts)), style=style, reference=None if reference is None else str(reference))
     jobs, done, failed = [dict(file=str(f), output=str(o)) for f, o in found], [], []
+    _loaded.cache_clear()
     with progress(len(jobs), f"{source} to {to}") as bar, in_processes("ser_nb.conversion:_convert_job", jobs, options, workers) as answers:
         for job, (what, result) in answers:
             if what == "done": done.append((job["file"], job["output"], result))
             else: failed.append((job["file"], result))
             bar.update()
-    _loaded.cache_clear()
     return pd.DataFrame(done, columns=["file", "output", "seconds"]), pd.DataFrame(failed, columns=["file", "reason"], dtype=str)

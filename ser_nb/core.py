@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['PRESETS', 'AudioError', 'LeakageError', 'check_name', 'require', 'project_root', 'outputs_root', 'cache_root',
            'data_root', 'resolve_preset', 'key_of', 'named_seed', 'atomic_path', 'check_writable', 'write_text',
-           'write_json', 'progress', 'versions', 'git_commit']
+           'write_json', 'sweep', 'save_tensors', 'progress', 'versions', 'git_commit']
 
 # %% ../nbs/00_core.ipynb #1b518cbc
 import contextlib
 import difflib
 import errno
+import glob
 import hashlib
 import importlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -158,6 +160,26 @@ def write_json(
     return write_text(path, json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 # %% ../nbs/00_core.ipynb #40d89392
+def sweep(
+    path, # A file that is written atomically by one process only
+):
+    "Remove what a kill left of earlier attempts to write it"
+    for left in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*"): shutil.rmtree(left, ignore_errors=True)
+
+def save_tensors(
+    path, # File to write
+    tensors:dict, # Name -> torch tensor
+    metadata:dict=None, # Text by name
+)->Path: # The path; raises OSError that names it when it cannot be written
+    "Write safetensors atomically"
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+    try:
+        with atomic_path(path) as part: save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata=metadata)
+    except SafetensorError as e: raise OSError(f"{path}: could not be written ({e}); is the disk full?") from e
+    return Path(path)
+
+# %% ../nbs/00_core.ipynb #245628ca
 @contextlib.contextmanager
 def progress(
     total:int, # Steps to come
@@ -185,7 +207,7 @@ class _Late:
     def close(self):
         if self.bar is not None: self.bar.close()
 
-# %% ../nbs/00_core.ipynb #245628ca
+# %% ../nbs/00_core.ipynb #90c5962b
 def versions()->dict: # Package -> version
     "Versions of Python and of the installed packages that results depend on"
     import platform
@@ -195,7 +217,7 @@ def versions()->dict: # Package -> version
         with contextlib.suppress(PackageNotFoundError): found[name] = version(name)
     return found
 
-# %% ../nbs/00_core.ipynb #ff82c502
+# %% ../nbs/00_core.ipynb #97818019
 def git_commit()->str: # Hash, with `+` when tracked files differ from it; empty outside a checkout
     "The commit the checkout stands at"
     import subprocess

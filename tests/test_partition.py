@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from ser_nb.core import LeakageError
-from ser_nb.data.partition import FIXED, Fold, Guard, default_scheme, get_fold, make_partition, partition_table, save_partition, speakers_of, thin
+from ser_nb.data.partition import FIXED, Fold, Guard, default_scheme, get_fold, make_partition, partition_table, save_partition, sentence_fold, speakers_of, thin
 from ser_nb.data.transform import apply_scaler, fit_scaler, standardise
 
 EMOTIONS = ["angry", "happy", "neutral", "sad"]
@@ -191,6 +191,39 @@ def test_the_guard_remembers_and_counts():
     for empty in ([], np.array([], int)):
         with pytest.raises(ValueError, match="no rows at all"): strict("e", empty)
     with pytest.raises(ValueError, match="did you mean 'faithful'"): Guard(table, fold, "faithfull")
+
+
+# Sentences
+
+def said_by(speaker="1f", sentences=20, takes=3, seed=0):
+    "Each sentence in three emotions, in random order"
+    rows = [dict(corpus="x", file=f"{speaker}/{s}-{k}.wav", start=0., end=np.nan, speaker=speaker, gender="female", emotion=EMOTIONS[k], session="", sentence=f"sentence {s}") for s in range(sentences) for k in range(takes)]
+    return pd.DataFrame(rows).sample(frac=1, random_state=seed).reset_index(drop=True)
+
+
+def test_a_fold_of_sentences_shares_none():
+    table = said_by()
+    fold = sentence_fold(table)
+    said = [set(table.sentence.iloc[rows]) for rows in parts(fold)]
+    assert [len(s) for s in said] == [14, 2, 4] and len(set.union(*said)) == 20 and sorted(np.concatenate(parts(fold))) == list(range(60)), "every take of a sentence goes with it"
+    again = said_by(seed=1)
+    assert set(again.sentence.iloc[sentence_fold(again).test]) == said[2] != set(table.sentence.iloc[sentence_fold(table, 1).test])
+    assert [len(set(said_by(sentences=n).sentence.iloc[rows])) for n in (2, 8) for rows in parts(sentence_fold(said_by(sentences=n)))] == [1, 0, 1, 6, 0, 2]
+    for wrong, words in ((said_by(sentences=1), "says 1 sentence: one to train on and another"), (pd.concat([said_by(), said_by("2m")], ignore_index=True), "has 2 speakers"), (table.assign(sentence=""), "60 of 60 utterances name no sentence")):
+        with pytest.raises(ValueError, match=words): sentence_fold(wrong)
+    with pytest.raises(ValueError, match="leave none of 20 sentences to train on"): sentence_fold(table, test_share=.95)
+
+
+def test_the_guard_of_sentences_looks_at_sentences_alone():
+    table = said_by()
+    fold = sentence_fold(table)
+    guard, part = Guard(table, fold, by="sentence"), Fold("part", fold.train, fold.dev, fold.test[:1])
+    assert len(guard("statistics", np.concatenate([fold.train, fold.dev]))) == 60 - len(fold.test), "one speaker in both parts is no leak"
+    other = np.flatnonzero((table.sentence == table.sentence[fold.test[0]]) & (table.index != fold.test[0]))[:1]   # in no part, the same sentence
+    with pytest.raises(LeakageError, match="statistics was about to be fitted on 1 rows of test sentences: 1f/"): Guard(table, part, by="sentence")("statistics", np.append(fold.train, other))
+    Guard(table, part, "faithful", by="sentence")("statistics", other)
+    with pytest.raises(LeakageError, match="test speakers"): Guard(table, fold)("statistics", fold.train)
+    with pytest.raises(ValueError, match="unknown group 'sentences': did you mean 'sentence'"): Guard(table, fold, by="sentences")
 
 
 # Standardising

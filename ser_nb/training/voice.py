@@ -144,6 +144,7 @@ def train_cyclegan(
     "Train a CycleGAN; raises ValueError for what cannot train, FloatingPointError for a loss that is not finite"
     o = check_options(options, PUBLISHED, EXPECTED, "option of the CycleGAN")
     if len(domains) != 2: raise ValueError(f"a CycleGAN has two domains, found {', '.join(domains) or 'none'}; the style autoencoder takes more")
+    if not any(o[f"lambda_{name}"] for name in ("adv", "cyc", "id", "cls")): raise ValueError("lambda_adv, lambda_cyc, lambda_id and lambda_cls are all 0: nothing is left to learn from; give one of them a weight")
     if bool(o["lambda_cls"]) != (classify is not None): raise ValueError(f"lambda_cls={o['lambda_cls']}: expected a classifier when it is not 0, and none when it is")
     dims, a, b = check_domains(domains, o["batch_size"]), *domains
     with tracked(logs) as (accelerator, writer):
@@ -158,7 +159,7 @@ def train_cyclegan(
             x, y = gather(frames[a], firsts[a], cut[0]), gather(frames[b], firsts[b], cut[1])
             frozen(*judges)
             with autocast(o["precision"], device): total, terms, fakes = _generator_loss(nets, x, y, o, i/o["iterations"], classify)
-            move(adams["g"], total, accelerator)
+            if terms: move(adams["g"], total, accelerator)
             if not judges: return terms
             thawed(*judges)
             with autocast(o["precision"], device): total, judged = _discriminator_loss(nets, (x, y), fakes)
