@@ -125,7 +125,7 @@ def atomic_path(
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True)
+        temporary = tempfile.TemporaryDirectory(prefix=f".{path.name}.{os.getpid()}.", dir=path.parent, ignore_cleanup_errors=True)
     except OSError as e:
         raise type(e)(e.errno, f"cannot write to {path.parent} ({e.strerror}): choose a writable folder with SER_NB_OUTPUTS or SER_NB_CACHE") from e
     with temporary:
@@ -161,10 +161,18 @@ def write_json(
 
 # %% ../nbs/00_core.ipynb #40d89392
 def sweep(
-    path, # A file that is written atomically by one process only
+    path, # A file that is written atomically
 ):
-    "Remove what a kill left of earlier attempts to write it"
-    for left in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*"): shutil.rmtree(left, ignore_errors=True)
+    "Remove what a kill left of earlier attempts to write it; what a living process is writing stays"
+    for left in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*"):
+        if not _alive(left.name.removeprefix(f".{Path(path).name}.").split(".")[0]): shutil.rmtree(left, ignore_errors=True)
+
+def _alive(pid):
+    "Whether another process of this machine has the number"
+    try: os.kill(int(pid), 0)
+    except PermissionError: return True
+    except (OSError, ValueError): return False
+    return int(pid) != os.getpid()
 
 def save_tensors(
     path, # File to write

@@ -222,8 +222,8 @@ def test_losses_go_down(monkeypatch):
     monkeypatch.setattr(loop, "LOG_EVERY", 20)
     _, curves = train_autoencoder(speech(), dict(TINY, iterations=60, lr=dict(g=5e-3, d=2e-3)))
     first, last = curves.iloc[0], curves.iloc[-1]
-    assert list(curves.iteration) == [20, 40, 60] and list(curves)[1:] == ["gan", "x", "s", "c", "cyc", "d", "real", "made"]
-    assert all(last[k] < .95*first[k] for k in ("x", "c", "cyc", "d")) and last.real > last.made + .1 > first.made
+    assert list(curves.iteration) == [20, 40, 60] and list(curves)[1:] == ["gan", "x", "s", "c", "cyc", "d", "d_real", "d_made"]
+    assert all(last[k] < .95*first[k] for k in ("x", "c", "cyc", "d")) and last.d_real > last.d_made + .1 > first.d_made
 
 
 def test_resumed_is_uninterrupted(tmp_path, monkeypatch):
@@ -257,7 +257,7 @@ def test_every_option_counts(change):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_settings_run(name):
     model, curves = train_autoencoder(speech(), dict(PUBLISHED[name], iterations=2, width=1/32))
-    assert ("cyc" in curves) == bool(PUBLISHED[name]["w_cyc"]) and 0 < curves.made.iloc[0] < 1
+    assert ("cyc" in curves) == bool(PUBLISHED[name]["w_cyc"]) and 0 < curves.d_made.iloc[0] < 1
     assert not model.training and all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
 
 

@@ -60,11 +60,11 @@ def discriminator_loss(
     pair:tuple, # Two domains
     x:tuple, # Their windows
     made:dict, # As `encode_decode` returns it
-)->tuple: # (total, terms); `real` and `made` are what the judgements are on average
+)->tuple: # (total, terms); `d_real` and `d_made` are what the judgements are on average
     "Least squares against 1 for real and 0 for made, not halved"
     scores = [model.judge(torch.cat([y, v.detach()]), d).float().chunk(2) for y, v, d in zip(x, made["across"], pair)]
     loss = sum((real - 1).square().mean() + fake.square().mean() for real, fake in scores)
-    return loss, dict(d=loss, real=sum(real.mean() for real, _ in scores)/2, made=sum(fake.mean() for _, fake in scores)/2)
+    return loss, dict(d=loss, d_real=sum(real.mean() for real, _ in scores)/2, d_made=sum(fake.mean() for _, fake in scores)/2)
 
 # %% ../../nbs/46_training.style_autoencoder.ipynb #a41c21ab
 def pairs_of(
