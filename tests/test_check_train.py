@@ -52,7 +52,7 @@ def styles(tmp_path_factory):
     config = dict(format=FORMAT, kind="style", domains=["A", "B"], analysis=sides["A"].worlds[0].options, options=conversion_options("tiny", kind="style"), stats={n: s.stats for n, s in sides.items()})
     save_converter(Converter(config, seeded(lambda: nn.ModuleDict(make_nets(config)), 0)), folder/"run"/"model")
     iteration = np.arange(50, 1050, 50)
-    pd.DataFrame(dict(iteration=iteration, d=.5, real=.97, made=.03, gan=1., x=1/iteration, s=1.6, c=.8, cyc=1.)).to_csv(folder/"run"/"losses.csv", index=False)
+    pd.DataFrame(dict(iteration=iteration, d=.5, d_real=.97, d_made=.03, gan=1., x=1/iteration, s=1.6, c=.8, cyc=1.)).to_csv(folder/"run"/"losses.csv", index=False)
     parameters = dict(declared_parameters("train_conversion"), kind="style", preset="tiny", f0_method="dio", train_A_dir=str(folder/"A"), train_B_dir=str(folder/"B"), validation_B_dir=str(folder/"B"))
     write_json(folder/"run"/"manifest.json", dict(experiment="train_conversion", parameters=parameters))
     return folder/"run"
