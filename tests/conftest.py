@@ -20,3 +20,13 @@ def _scratch(tmp_path_factory):
         patch.setenv("SER_NB_OUTPUTS", str(folder/"outputs"))
         patch.setenv("SER_NB_CACHE", str(folder/"cache"))
         yield
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    "Tiny products gain nothing from threads, and sums of other orders would be other bytes"
+    import torch
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -42,12 +42,7 @@ QUICK = dict(f0_method="dio")
 TINY = dict(iterations=4, width=.0625, blocks=1, sigmoid=False, lr=dict(g=2e-3, d=1e-3))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def count(module): return sum(p.numel() for p in module.parameters())

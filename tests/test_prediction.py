@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-import torch
 
 from ser_nb import prediction
 from ser_nb.core import AudioError, LeakageError, key_of
@@ -25,12 +24,7 @@ OPTIONS = dict(hidden=[8], batch_size=16, keep_prob=.8, train_epochs=4)
 SET, RATE, RATES = "eGeMAPSv02", 16000, (1e-3, 1e-2)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,7 @@ from ser_nb.training.style_autoencoder import PUBLISHED, choose_style, discrimin
 from ser_nb.training.voice import gather, mirrored, stored, windows
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def count(module): return sum(p.numel() for p in module.parameters())

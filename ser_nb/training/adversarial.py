@@ -10,7 +10,6 @@ __all__ = ['PUBLISHED', 'PRECISIONS', 'SMOOTH', 'LOG_EPOCHS', 'EXPECTED', 'PINNE
 import math
 import time
 import warnings
-from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 
 from ..core import atomic_path, check_name, named_seed, progress
 from ..models.feature_cyclegan import dropout_masks, init_feature_cyclegan, stacked, swap, synthesise, trainable, working_copy
+from .loop import check_options, each, whole, within
 
 # %% ../../nbs/42_training.adversarial.ipynb #756e4bf7
 PUBLISHED = dict(dim_g=[1000, 500, 1000], dim_d=[1000, 1000], dim_c=[100, 100], lr=dict(d=2e-4, g=2e-4), batch_size=64, keep_prob=dict(d=.8, g=.8, c=.5), train_epochs=2000,
@@ -28,28 +28,21 @@ PRECISIONS = dict(float32=torch.float32, bfloat16=torch.bfloat16)
 SMOOTH = .9      # one-sided label smoothing: what a real row should get
 LOG_EPOCHS = 10  # losses are kept every so many epochs
 
-def _number(v): return isinstance(v, Real) and not isinstance(v, bool)
-def _whole(least): return lambda v: isinstance(v, Integral) and not isinstance(v, bool) and v >= least
-def _within(fine): return lambda v: _number(v) and fine(v)
-def _sizes(v): return isinstance(v, (list, tuple)) and all(map(_whole(1), v))
-def _each(nets, fine): return lambda v: isinstance(v, dict) and set(v) == set(nets) and all(_number(x) and fine(x) for x in v.values())
+def _sizes(v): return isinstance(v, (list, tuple)) and all(map(whole(1), v))
 
 EXPECTED = {**dict.fromkeys(("dim_g", "dim_d", "dim_c"), (_sizes, "a list of units, whole numbers, 1 or more")),
-            "lr": (_each("dg", lambda x: 0 < x < math.inf), f"a number above 0 for each of d, g, such as {PUBLISHED['lr']}"),
-            "keep_prob": (_each("dgc", lambda x: 0 < x <= 1), f"a number above 0, at most 1, for each of d, g, c, such as {PUBLISHED['keep_prob']}"),
-            "batch_size": (_whole(2), "a whole number, 2 or more"), **dict.fromkeys(("train_epochs", "decay_epochs"), (_whole(1), "a whole number, 1 or more")),
-            **dict.fromkeys(("lambda_cyc", "lambda_cls", "lambda_mom"), (_within(lambda v: 0 <= v < math.inf), "a number, 0 or more")),
-            "cls_real": (_within(lambda v: 0 <= v < 1), "a number, 0 or more, below 1: the share of real rows in the classifier's loss"), "min_variance": (_within(lambda v: 0 <= v < 1), "a number, 0 or more, below 1"),
-            "decay": (_within(lambda v: 0 < v <= 1), "a number above 0, at most 1"), "d_moves_g": (lambda v: isinstance(v, bool), "True or False")}
+            "lr": (each("dg", lambda x: 0 < x < math.inf), f"a number above 0 for each of d, g, such as {PUBLISHED['lr']}"),
+            "keep_prob": (each("dgc", lambda x: 0 < x <= 1), f"a number above 0, at most 1, for each of d, g, c, such as {PUBLISHED['keep_prob']}"),
+            "batch_size": (whole(2), "a whole number, 2 or more"), **dict.fromkeys(("train_epochs", "decay_epochs"), (whole(1), "a whole number, 1 or more")),
+            **dict.fromkeys(("lambda_cyc", "lambda_cls", "lambda_mom"), (within(lambda v: 0 <= v < math.inf), "a number, 0 or more")),
+            "cls_real": (within(lambda v: 0 <= v < 1), "a number, 0 or more, below 1: the share of real rows in the classifier's loss"), "min_variance": (within(lambda v: 0 <= v < 1), "a number, 0 or more, below 1"),
+            "decay": (within(lambda v: 0 < v <= 1), "a number above 0, at most 1"), "d_moves_g": (lambda v: isinstance(v, bool), "True or False")}
 
 def check_gan_options(
     options:dict, # Names of `PUBLISHED`
 )->dict: # The same with the published values of the others; raises ValueError for an unknown name or a value that cannot train
     "Refuse options that cannot train"
-    for name in options: check_name(name, PUBLISHED, "option of the GAN")
-    o = dict(PUBLISHED, **options)
-    for name, (fine, expected) in EXPECTED.items():
-        if not fine(o[name]): raise ValueError(f"{name}={o[name]!r}: expected {expected}")
+    o = check_options(options, PUBLISHED, EXPECTED, "option of the GAN")
     check_name(o["precision"], PRECISIONS, "precision")
     return o
 
