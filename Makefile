@@ -22,7 +22,7 @@ demo: $(READY) ## exp2 on the demo corpus, all five sessions, then the pooled ta
 	$(BIN)/ser-nb results exp2 -f params/exp2/demo.yaml
 
 test: $(READY) ## pytest, then every notebook with nbdev_test (TORCH=cpu: no GPU packages)
-	@failed=0; $(BIN)/pytest || failed=1; $(BIN)/nbdev_test --n_workers 2 --do_print --timing || failed=1; exit $$failed
+	@failed=0; $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile || failed=1; $(BIN)/nbdev_test --n_workers 2 --do_print --timing || failed=1; exit $$failed
 
 lab: ## JupyterLab on the notebooks
 	$(NEEDS_VENV)

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -214,7 +215,7 @@ CLASSIFY = lambda fake_a, fake_b: fake_a.square().mean() + 3*(fake_b - 1).abs().
 
 
 @pytest.mark.parametrize("change, classify", [(dict(sigmoid=True, decay_from=.5, identity_until=.5), None), (dict(batch_size=2, identity_until=0, lambda_cyc=3, lambda_adv=2.5, decay_from=0), None),
-                                              (dict(lambda_cls=1.5, identity_until=1, lambda_id=.5, decay_from=1), CLASSIFY)], ids=str)
+                                              (dict(lambda_cls=1.5, identity_until=1, lambda_id=.5, decay_from=1), CLASSIFY)], ids=["sigmoid", "two rows", "classified"])
 def test_training_is_that_of_plain_losses(change, classify, monkeypatch):
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     domains, o = made_up(), dict(PUBLISHED, **TINY) | dict(iterations=6, **change)
@@ -510,25 +511,24 @@ def test_checkpoints_of_something_else(tmp_path, how, words):
     assert len(re.findall(r"delete it|name another file|give the sizes", str(caught.value))) > 0
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    "No file may grow beyond 20 kB, which a write finds out as it does on a full disk"
+    "No file may grow beyond 20 kB, which a write finds out as it does on a full disk; not longer than the call, since pytest writes files too"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_checkpoint_on_a_full_disk(tmp_path, full_disk):
-    with pytest.raises(OSError) as caught: train_cyclegan(made_up(), TINY, checkpoint=tmp_path/"c.safetensors")
+def test_a_checkpoint_on_a_full_disk(tmp_path):
+    with full_disk(), pytest.raises(OSError) as caught: train_cyclegan(made_up(), TINY, checkpoint=tmp_path/"c.safetensors")
     one_sentence(str(caught.value), tmp_path)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, request):
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     train_cyclegan(made_up(), dict(TINY, iterations=2), checkpoint=tmp_path/"c.safetensors")
     before = (tmp_path/"c.safetensors").read_bytes()
-    request.getfixturevalue("full_disk")
-    with pytest.raises(Exception): train_cyclegan(made_up(), TINY, checkpoint=tmp_path/"c.safetensors")
+    with full_disk(), pytest.raises(Exception): train_cyclegan(made_up(), TINY, checkpoint=tmp_path/"c.safetensors")
     assert everything(tmp_path) == ["c.safetensors"] and (tmp_path/"c.safetensors").read_bytes() == before
 
 
@@ -1096,13 +1096,13 @@ def test_read_only_outputs(speech, folder, tmp_path):
     with pytest.raises(OSError, match="cannot write to .*out is read-only"): convert_files(speech/"neutral", tmp_path/"out", folder, workers=1)
 
 
-def test_a_full_disk_leaves_no_half_written_wav(recording, folder, tmp_path, full_disk):
-    with pytest.raises((OSError, RuntimeError)): convert_files(recording, tmp_path/"out", folder, workers=1)
+def test_a_full_disk_leaves_no_half_written_wav(recording, folder, tmp_path):
+    with full_disk(), pytest.raises((OSError, RuntimeError)): convert_files(recording, tmp_path/"out", folder, workers=1)
     assert everything(tmp_path) == ["out"]
 
 
-def test_a_full_disk_is_said(speech, folder, tmp_path, full_disk):
-    with pytest.raises((OSError, RuntimeError)) as caught: convert_files(speech/"neutral", tmp_path/"out", folder, workers=1)
+def test_a_full_disk_is_said(speech, folder, tmp_path):
+    with full_disk(), pytest.raises((OSError, RuntimeError)) as caught: convert_files(speech/"neutral", tmp_path/"out", folder, workers=1)
     one_sentence(str(caught.value), tmp_path/"out"/"1.wav")
 
 

