@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from ser_nb.core import LeakageError
-from ser_nb.data.partition import FIXED, Fold, Guard, default_scheme, get_fold, make_partition, partition_table, save_partition, sentence_fold, speakers_of, thin
+from ser_nb.data.partition import FIXED, Fold, Guard, default_scheme, gender_fold, get_fold, grouped_by_class, leak, make_partition, partition_table, save_partition, sentence_fold, speakers_of, thin
 from ser_nb.data.transform import apply_scaler, fit_scaler, standardise
 
 EMOTIONS = ["angry", "happy", "neutral", "sad"]
@@ -224,6 +224,87 @@ def test_the_guard_of_sentences_looks_at_sentences_alone():
     Guard(table, part, "faithful", by="sentence")("statistics", other)
     with pytest.raises(LeakageError, match="test speakers"): Guard(table, fold)("statistics", fold.train)
     with pytest.raises(ValueError, match="unknown group 'sentences': did you mean 'sentence'"): Guard(table, fold, by="sentences")
+
+
+# By gender, and the published split
+
+def crowd(n, seed=0):
+    "People of three genders, each with some of the emotions only, in random order"
+    rng = np.random.default_rng(seed)
+    rows = [dict(corpus="x", file=f"{g or 'x'}{i}/{k}.wav", start=0., end=np.nan, speaker=f"{g or 'x'}{i}", gender=g, emotion=EMOTIONS[rng.integers(4)]) for g, count in n.items() for i in range(count) for k in range(rng.integers(1, 9))]
+    return pd.DataFrame(rows).sample(frac=1, random_state=seed).reset_index(drop=True)
+
+
+def everybody(women=3, men=3): return pd.DataFrame([dict(corpus="x", file=f"{g}{i}/{e}.wav", speaker=f"{g}{i}", gender=g, emotion=e) for g, n in dict(female=women, male=men).items() for i in range(n) for e in EMOTIONS])
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize("share", [.8, .5])
+def test_each_gender_is_split_once_by_speakers(seed, share):
+    table = crowd({"female": 30, "male": 11, "": 7})
+    fold, who = gender_fold(table, seed, share), speakers_of(table)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts(fold))), np.arange(len(table)), "nobody is dropped, whatever the gender")
+    for g, n in (("female", 30), ("male", 11), ("", 7)):
+        rest = int(share*n)
+        assert [len(set(who[rows]) & set(who[table.gender == g])) for rows in parts(fold)] == [int(share*rest), rest - int(share*rest), n - rest]
+    assert leak(table, fold) == dict(rows=0, speakers=0) and (leak(table, gender_fold(table, seed + 1, share)), fold.name) == (dict(rows=0, speakers=0), "gender")
+    moved = table.sort_values("file", ignore_index=True)
+    assert [set(table.file[a]) for a in parts(fold)] == [set(moved.file[b]) for b in parts(gender_fold(moved, seed, share))] != [set(table.file[a]) for a in parts(gender_fold(table, seed + 1, share))]
+
+
+def test_a_speaker_of_two_genders_stays_on_one_side():
+    table = crowd({"female": 10, "male": 10})
+    table.loc[table.index[table.speaker == "female3"][0], "gender"] = ""
+    for seed in range(5): assert leak(table, gender_fold(table, seed)) == dict(rows=0, speakers=0)
+
+
+@pytest.mark.parametrize("n, sizes", [({"female": 1, "male": 2}, (2, 0, 1)), ({"female": 3}, (1, 1, 1)), ({"female": 3, "male": 3, "": 1}, (3, 2, 2)), ({"female": 10}, (6, 2, 2))])
+def test_few_speakers_train_first(n, sizes):
+    table = crowd(n)
+    assert tuple(table.speaker[rows].nunique() for rows in parts(gender_fold(table))) == sizes
+
+
+def test_the_published_split_is_that_of_scikit_learn():
+    from sklearn.model_selection import GroupShuffleSplit
+    table, seed = crowd({"female": 40, "male": 30, "": 5}), 3
+    fold, found = grouped_by_class(table, seed), dict(train=[], dev=[], test=[])
+    for g in ("female", "male"):
+        for e in EMOTIONS:
+            cell = table[(table.gender == g) & (table.emotion == e)]
+            rest, test = next(GroupShuffleSplit(n_splits=1, train_size=.8, random_state=seed).split(cell, groups=cell.speaker.to_numpy(object)))
+            train, dev = next(GroupShuffleSplit(n_splits=1, train_size=.8, random_state=seed).split(cell.iloc[rest], groups=cell.iloc[rest].speaker.to_numpy(object)))
+            for part, rows in dict(train=cell.iloc[rest].iloc[train], dev=cell.iloc[rest].iloc[dev], test=cell.iloc[test]).items(): found[part] += list(rows.file)
+    assert [sorted(table.file[rows]) for rows in parts(fold)] == [sorted(found[part]) for part in ("train", "dev", "test")]
+    assert set(table.gender[np.concatenate(parts(fold))]) == {"female", "male"} and all(list(rows) == sorted(set(rows)) for rows in parts(fold))
+    share = leak(table, fold)
+    assert share["rows"] > .4 and share["speakers"] > .4
+    with pytest.raises(LeakageError): Guard(table, fold)("classifier", fold.train)
+    assert len(Guard(table, fold, "faithful")("classifier", fold.train)) == len(fold.train)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_published_split_is_sound_where_everybody_records_everything(seed):
+    table = everybody()
+    fold = grouped_by_class(table, seed)
+    assert leak(table, fold) == dict(rows=0, speakers=0) and [len(rows) for rows in parts(fold)] == [8, 8, 8] and len(Guard(table, fold)("classifier", fold.train)) == 8
+
+
+def test_the_leak_counts_rows_and_speakers():
+    table = pd.DataFrame(dict(corpus=["x"]*5 + ["y"], speaker=["a", "a", "a", "b", "c", "c"], gender="", emotion="sad"))
+    def found(train, test): return leak(table, Fold("x", np.array(train), np.array([4]), np.array(test)))
+    assert found([0], [1, 2, 3]) == dict(rows=2/3, speakers=1/2) and found([0], [3]) == dict(rows=0, speakers=0)
+    assert found([5], [4]) == dict(rows=0, speakers=0), "the same name in another corpus is another speaker"
+    with pytest.raises(ValueError, match="fold 'x' has no test rows"): leak(table, Fold("x", np.arange(3), np.arange(0), np.arange(0)))
+
+
+@pytest.mark.parametrize("split, table, words", [
+    (gender_fold, everybody(1, 1), "needs two of one gender to test anybody"), (gender_fold, everybody().assign(speaker=""), "name no speaker"),
+    (grouped_by_class, everybody(2, 3), "2 female speakers of class 'angry' are too few to split in three"), (grouped_by_class, everybody().assign(gender=""), "says no gender: the published split drops everybody")],
+    ids=["one of each", "nobody", "two women", "no gender"])
+def test_splits_that_cannot_be(split, table, words):
+    with pytest.raises(ValueError, match=words): split(table)
+    for share in (0, 1, -.2, float("nan")):
+        with pytest.raises(ValueError, match="expected a number between 0 and 1"): split(everybody(), 0, share)
 
 
 # Standardising

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'SCHEMES', 'GROUPS', 'Fold', 'speakers_of', 'by_session', 'by_speaker', 'by_kfold', 'by_corpus', 'by_list',
-           'default_scheme', 'make_partition', 'sentences_of', 'Guard', 'get_fold', 'whole', 'sentence_fold', 'thin',
-           'partition_table', 'save_partition']
+           'default_scheme', 'make_partition', 'sentences_of', 'Guard', 'get_fold', 'whole', 'sentence_fold',
+           'gender_fold', 'grouped_by_class', 'leak', 'thin', 'partition_table', 'save_partition']
 
 # %% ../../nbs/14_data.partition.ipynb #0260d5dc
 from dataclasses import dataclass
@@ -197,6 +197,59 @@ def sentence_fold(
     return fold
 
 # %% ../../nbs/14_data.partition.ipynb #37acfabc
+def _check_share(share):
+    if not 0 < share < 1: raise ValueError(f"train_share={share!r}: expected a number between 0 and 1")
+
+def gender_fold(
+    table:pd.DataFrame, # A corpus table
+    seed:int=0, # Of the split
+    train_share:float=.8, # N: of the speakers that are not tested, and again of those that train
+)->Fold: # `gender`; raises ValueError when nobody would be tested
+    "Train, dev and test speakers, split once in each gender"
+    _check_share(train_share)
+    who = speakers_of(table)
+    gender, part = dict(zip(who, table.gender.to_numpy(object))), {}
+    for g in sorted(set(gender.values())):
+        speakers = np.random.default_rng(named_seed(seed, "gender", g)).permutation(sorted(s for s in gender if gender[s] == g))
+        rest = max(1, int(train_share*len(speakers)))
+        train = max(1, int(train_share*rest))
+        part |= {s: "train" if i < train else "dev" if i < rest else "test" for i, s in enumerate(speakers)}
+    fold = Fold("gender", *(np.flatnonzero([part[s] == name for s in who]) for name in ("train", "dev", "test")))
+    if not len(fold.test): raise ValueError(f"corpus {table.corpus.iat[0]!r} has one speaker of each gender at most: a split by gender needs two of one gender to test anybody")
+    Guard(table, fold)("fold gender", np.concatenate([fold.train, fold.dev]))
+    return fold
+
+# %% ../../nbs/14_data.partition.ipynb #662b8bcb
+def grouped_by_class(
+    table:pd.DataFrame, # A labelled corpus table
+    seed:int=0, # scikit-learn's random state
+    train_share:float=.8, # N, as in `gender_fold`
+)->Fold: # `class`, as published: speakers may stand on both sides
+    "The published split, by actors within each class and gender; raises ValueError for a class with too few of them"
+    from sklearn.model_selection import GroupShuffleSplit
+    _check_share(train_share)
+    who, parts = speakers_of(table), dict(train=[], dev=[], test=[])
+    def split(rows): return (rows[side] for side in next(GroupShuffleSplit(1, train_size=train_share, random_state=seed).split(rows, groups=who[rows])))
+    for (gender, emotion), cell in table.assign(at=np.arange(len(table)))[table.gender != ""].groupby(["gender", "emotion"]):
+        try:
+            rest, test = split(cell["at"].to_numpy())
+            train, dev = split(rest)
+        except ValueError as e: raise ValueError(f"corpus {table.corpus.iat[0]!r}: {len(set(who[cell['at']]))} {gender} speakers of class {emotion!r} are too few to split in three; the published split needs three at least, gender_fold does not") from e
+        for name, rows in dict(train=train, dev=dev, test=test).items(): parts[name].append(rows)
+    if not parts["test"]: raise ValueError(f"corpus {table.corpus.iat[0]!r} says no gender: the published split drops everybody; use gender_fold")
+    return Fold("class", *(np.sort(np.concatenate(rows)) for rows in parts.values()))
+
+def leak(
+    table:pd.DataFrame, # The corpus table
+    fold:Fold, # Any fold of it with test rows
+)->dict: # `rows` and `speakers`: shares of the test rows and test speakers whose speaker is also trained on
+    "How much of the test is of speakers that training has heard; raises ValueError without test rows"
+    if not len(fold.test): raise ValueError(f"fold {fold.name!r} has no test rows, so nothing can leak into training; give a fold that tests somebody")
+    who = speakers_of(table)
+    heard = np.isin(who[fold.test], who[fold.train])
+    return dict(rows=float(heard.mean()), speakers=len(set(who[fold.test][heard]))/len(set(who[fold.test])))
+
+# %% ../../nbs/14_data.partition.ipynb #252bca84
 def thin(
     fold:Fold, # Any
     table:pd.DataFrame, # The corpus table
@@ -211,7 +264,7 @@ def thin(
         return np.sort(np.concatenate([g[:int(np.ceil(round(share*len(g), 9)))] for g in groups])) if groups else rows
     return fold if share == 1 else Fold(fold.name, kept(fold.train, "train"), kept(fold.dev, "dev"), fold.test)
 
-# %% ../../nbs/14_data.partition.ipynb #662b8bcb
+# %% ../../nbs/14_data.partition.ipynb #e1b0b87a
 def partition_table(
     table:pd.DataFrame, # The corpus table
     folds:list, # As `make_partition` returns them
