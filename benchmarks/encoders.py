@@ -1,4 +1,4 @@
-"""Encoding a corpus with 2 threads against a plain loop of one file at a time through the same encoder, both in float32 and both at each clip's own length;
+"""Encoding a corpus with 2 threads against a plain loop of one file at a time through the same encoder, both in float32 and both at each clip's own length, the loop with all of torch's threads and with one;
 padding of a GPU's batches; what cutting Whisper's 30-s window changes; peak memory at 40 and at 400 files, each size in a process of its own.
 
 Uses EMOVO under SER_NB_DATA and whisper-base under SER_NB_WEIGHTS, else the demo corpus and a small encoder with random weights. Nothing is cached before: each round has an empty cache of its own."""
@@ -36,12 +36,14 @@ def seconds(work, *given):
     return time.perf_counter() - start, result
 
 
-def plain(corpus, encoder):
-    "What one writes first: file after file, torch's own threads"
+def plain(corpus, encoder, threads):
+    "What one writes first: file after file"
     means = []
+    torch.set_num_threads(threads)
     for i in range(len(corpus)):
         with torch.inference_mode(): states, _ = hidden_states(encoder.network, *prepare(encoder.extractor, [read_audio(corpus.path(i), sampling_rate=16000)[0]]))
         means.append(torch.stack([s[0].mean(0) for s in states]).numpy())
+    torch.set_num_threads(2)
     return np.stack(means)
 
 
@@ -76,21 +78,23 @@ if __name__ == "__main__":
     if a.peak:
         peak(a.peak)
         sys.exit()
+    peaks = {n: float(subprocess.run([sys.executable, __file__, "--peak", str(n)], capture_output=True, text=True, check=True).stdout.split()[-1]) for n in (40, 400)}
+    print(f"peak memory: {peaks[40]:.0f} MiB at 40 files, {peaks[400]:.0f} MiB at 400: {peaks[400] - peaks[40]:+.1f} MiB")
     corpus, encoder = corpus_at_hand(a.files), encoder_at_hand()
-    print(f"{encoder} on {corpus.name}: {len(corpus)} files, {corpus.table.duration.sum():.0f} s of audio; torch has {torch.get_num_threads()} threads")
-    plain(replace(corpus, table=corpus.table.head(2)), encoder)
+    print(f"{encoder} on {corpus.name}: {len(corpus)} files, {corpus.table.duration.sum():.0f} s of audio; load before {os.getloadavg()[0]:.1f}")
+    plain(replace(corpus, table=corpus.table.head(2)), encoder, 2)
     for _ in range(a.rounds):
-        baseline, means = seconds(plain, corpus, encoder)
+        baseline, means = seconds(plain, corpus, encoder, 2)
+        single, _ = seconds(plain, corpus, encoder, 1)
         cold, found = seconds(ours, corpus, encoder)
         assert found.computed == len(corpus) and np.allclose(found.X, means, rtol=2e-3, atol=2e-3*abs(means).max((0, 2))[None, :, None].max())
         warm, again = seconds(embeddings, corpus, encoder)
         assert again.computed == 0 and np.array_equal(again.X, found.X)
-        print(f"plain loop {baseline:.2f} s; ours, 2 threads {cold:.2f} s: {baseline/cold:.2f}x; all cached {warm*1000:.0f} ms", flush=True)
+        print(f"plain loop with torch's 2 threads {baseline:.2f} s, with 1 {single:.2f} s; ours, 2 threads {cold:.2f} s: {baseline/cold:.2f}x and {single/cold:.2f}x; all cached {warm*1000:.0f} ms", flush=True)
     whole = corpus_at_hand(10**6).table.duration.tolist()
     for budget in (BUDGET["cuda"]/4, BUDGET["cuda"]): print(f"batches of at most {budget:.0f} s over {len(whole)} files: {len(batches := buckets(whole, budget))}, padding {waste(whole, batches):.1%}; in the corpus' own order it would be {waste(whole, np.array_split(np.arange(len(whole)), len(batches))):.1%}")
+    torch.set_num_threads(1)
     signals = [read_audio(corpus.path(i), sampling_rate=16000)[0] for i in range(0, len(corpus), max(1, len(corpus)//8))][:8]
     own, full = (seconds(lambda how=how: [how(encoder, s) for s in signals]) for how in (lambda e, s: encode(e, s, 16000), window))
     cosines = [[float(np.dot(x, y)/np.linalg.norm(x)/np.linalg.norm(y)) for x, y in zip(mine.mean(1), theirs[:, :mine.shape[1]].mean(1))] for mine, theirs in zip(own[1], full[1])]
     print(f"{len(signals)} clips at their own length {own[0]:.2f} s, in Whisper's window of 30 s {full[0]:.2f} s: {full[0]/own[0]:.1f}x; cosine of the time means by state {np.mean(cosines, 0).round(3).tolist()}")
-    peaks = {n: float(subprocess.run([sys.executable, __file__, "--peak", str(n)], capture_output=True, text=True, check=True).stdout.split()[-1]) for n in (40, 400)}
-    print(f"peak memory: {peaks[40]:.0f} MiB at 40 files, {peaks[400]:.0f} MiB at 400: {peaks[400] - peaks[40]:+.1f} MiB")

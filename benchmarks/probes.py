@@ -37,7 +37,7 @@ def by_scikit(Z, y, strength):
 
 def by_ourselves(Z, y, strength):
     counts, k = np.bincount(y), y.max() + 1
-    with torch.inference_mode(): W = fit_probes(torch.as_tensor(Z)[None], torch.eye(k)[torch.as_tensor(y)].T[None], torch.as_tensor(1/(k*counts[y]), dtype=torch.float32)[None], torch.tensor([[strength]]))[0][0, 0].numpy()
+    with torch.inference_mode(): W = fit_probes(torch.as_tensor(Z)[None], torch.eye(k)[torch.as_tensor(y)].T[None], torch.as_tensor(1/(k*counts[y]), dtype=torch.float32)[None], torch.tensor([[strength]]))[0, 0].numpy()
     return lambda X: (X @ W[:, :-1].T + W[:, -1]).argmax(1)
 
 

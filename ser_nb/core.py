@@ -221,7 +221,7 @@ def versions()->dict: # Package -> version
     import platform
     from importlib.metadata import PackageNotFoundError, version
     found = {"python": platform.python_version()}
-    for name in ("ser_nb", "numpy", "scipy", "pandas", "scikit-learn", "imbalanced-learn", "torch", "torchaudio", "opensmile", "pyworld", "pysptk", "resemblyzer", "speechmos", "onnxruntime", "pocketsphinx", "librosa", "soundfile", "audmetric"):
+    for name in ("ser_nb", "numpy", "scipy", "pandas", "scikit-learn", "imbalanced-learn", "torch", "torchaudio", "transformers", "accelerate", "peft", "optuna", "audiomentations", "torch-audiomentations", "pyloudnorm", "opensmile", "pyworld", "pysptk", "resemblyzer", "speechmos", "onnxruntime", "pocketsphinx", "librosa", "soundfile", "audmetric"):
         with contextlib.suppress(PackageNotFoundError): found[name] = version(name)
     return found
 

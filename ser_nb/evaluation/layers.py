@@ -116,6 +116,7 @@ def cca_r2(
 # %% ../../nbs/52_evaluation.layers.ipynb #59f39d61
 STRENGTHS = (.03, .1, .3, 1., 3.)   # candidates for lambda
 STEPS = 2000   # of conjugate gradients, far more than needed
+AXES = 16   # directions that the preconditioner knows
 
 def _dot(a, b):
     "Inner products of the last two axes, which stay as ones"
@@ -126,58 +127,66 @@ def _stacked(a, M):
     return (a.flatten(1, 2) @ M).unflatten(1, a.shape[1:3])
 
 # %% ../../nbs/52_evaluation.layers.ipynb #3a327f3b
-AXES = 16   # directions that the preconditioner knows
-
-def _preconditioner(Z, weight, penalty, curvature):
-    "A function that divides gradients by an approximate curvature; the last column of Z is that of the intercept"
+def _steep_axes(Z, weight):
+    "Directions of most variance in the rows Z, shape (b, d, q), and the variance along each, rising"
     import torch
-    features, weighted = Z[..., :-1], (Z*weight[..., None])[..., :-1]
-    some = features[:, ::max(1, Z.shape[1]//AXES)][:, :min(AXES, *features.shape[1:])]
-    Q, _ = torch.linalg.qr(features.mT @ (weighted @ some.mT))
-    steep, turn = torch.linalg.eigh((features @ Q).mT @ (weighted @ Q))
-    V = torch.nn.functional.pad(Q @ turn, (0, 0, 0, 1))
-    steep = curvature*torch.maximum(steep, 1e-4*steep[:, -1:])[:, None, None]
+    some, weighted = Z[:, ::max(1, Z.shape[1]//AXES)][:, :min(AXES, *Z.shape[1:])], Z*weight[..., None]
+    Q, _ = torch.linalg.qr(Z.mT @ (weighted @ some.mT))
+    variance, turn = torch.linalg.eigh((Z @ Q).mT @ (weighted @ Q))
+    return Q @ turn, torch.maximum(variance, 1e-4*variance[:, -1:])
+
+def _begin(Z, Y, weight, strengths):
+    "(rows with a one for the intercept, axes, what every strength carries along) before the first step: only intercepts, the log shares of the classes"
+    import torch
+    axes, variance = _steep_axes(Z, weight)
+    Z = torch.cat([Z, torch.ones_like(Z[..., :1])], -1)
+    penalty, steep = strengths[..., None, None]*torch.ones_like(Z[0, 0]), variance[:, None, None]/Y.shape[1]
+    penalty[..., -1] = 0
     rest = 1/(steep[..., :1] + penalty)
     known = 1/(steep + penalty[..., :1]) - rest[..., :1]
-    rest[..., -1] = 1/curvature
-    def divide(G): return rest*G + _stacked(_stacked(G, V)*known, V.mT)
-    return divide
+    rest[..., -1] = Y.shape[1]
+    W = Z.new_zeros(*strengths.shape, Y.shape[1], Z.shape[2])
+    W[..., -1] = ((Y @ weight[..., None]).mT + 1e-9).log()
+    return Z, torch.nn.functional.pad(axes, (0, 0, 0, 1)), dict(W=W, logits=W[..., -1:].repeat(1, 1, 1, Z.shape[1]), direction=torch.zeros_like(W), gradient=torch.zeros_like(W), size=torch.ones_like(W[..., :1, :1]), penalty=penalty, rest=rest, known=known)
 
 # %% ../../nbs/52_evaluation.layers.ipynb #763dcbfb
+def _step(s, Z, axes, Y, weight, tolerance):
+    "One step of everything in `s`, in place; which problems are still moving, shape (b, strengths)"
+    import torch
+    P = s["logits"].softmax(2)
+    G = _stacked(weight*(P - Y), Z) + s["penalty"]*s["W"]
+    moving = G.abs().amax((2, 3), keepdim=True) > tolerance
+    U = s["rest"]*G + _stacked(_stacked(G, axes)*s["known"], axes.mT)
+    size = _dot(G, U)
+    D = s["direction"]*((size - _dot(s["gradient"], U))/s["size"]).clamp(min=0) - U
+    D = torch.where(_dot(G, D) < 0, D, -U)
+    move = _stacked(D, Z.mT)
+    curvature = _dot(weight, (P*move*move).sum(2, keepdim=True) - (P*move).sum(2, keepdim=True)**2) + _dot(s["penalty"]*D, D)
+    reach = torch.where(moving, -_dot(G, D)/curvature, 0)
+    s.update(W=s["W"] + reach*D, logits=s["logits"] + reach*move, direction=D, gradient=G, size=size)
+    return moving[..., 0, 0]
+
 def fit_probes(
     Z, # Standardised rows of b problems, float tensor of shape (b, n, d); what pads shorter ones is zero
     Y, # Which class each row is, one-hot, shape (b, k, n)
     weight, # Of each row, shape (b, n); zero for padding, each problem sums to 1
     strengths, # lambda > 0, shape (b, s)
     tolerance:float=1e-4, # Largest entry of the gradient at the end
-)->tuple: # (W of shape (b, s, k, d + 1), intercept last; steps taken); raises FloatingPointError when they were not enough
+): # Tensor (b, s, k, d + 1) of weights, intercept last; raises FloatingPointError when `STEPS` are not enough
     "Fit multinomial logistic regressions, all problems and strengths at once"
     import torch
-    mean, shape = weight[:, None] @ Z, (len(Z), strengths.shape[1], Y.shape[1])
-    Z = torch.cat([Z - mean, torch.ones_like(Z[..., :1])], -1)
-    weight, Y, penalty = weight[:, None, None], Y[:, None], strengths[..., None, None]*torch.ones_like(Z[0, 0])
-    penalty[..., -1] = 0
-    precondition = _preconditioner(Z, weight[:, 0, 0], penalty, 1/shape[2])
-    W, D, before = Z.new_zeros(*shape, Z.shape[2]), 0, None
-    W[..., -1] = ((Y*weight).sum(3) + 1e-9).log()
-    logits = W[..., -1:].repeat(1, 1, 1, Z.shape[1])
-    for step in range(STEPS):
-        P = logits.softmax(2)
-        G = _stacked(weight*(P - Y), Z) + penalty*W
-        moving = G.abs().amax((2, 3), keepdim=True) > tolerance
+    mean = weight[:, None] @ Z
+    Z, axes, state = _begin(Z - mean, Y, weight, strengths)
+    fitted, left = torch.empty_like(state["W"]), torch.arange(strengths.shape[1], device=Z.device)
+    for _ in range(STEPS):
+        moving = _step(state, Z, axes, Y[:, None], weight[:, None, None], tolerance).any(0)
+        if moving.all(): continue
+        fitted[:, left[~moving]] = state["W"][:, ~moving]
         if not moving.any(): break
-        U = precondition(G)
-        size = _dot(G, U)
-        if before: D = D*((size - _dot(before[0], U))/before[1]).clamp(min=0)
-        D, before = D - U, (G, size)
-        D = torch.where(_dot(G, D) < 0, D, -U)
-        move = _stacked(D, Z.mT)
-        curvature = _dot(weight*P, move**2) - (weight*(P*move).sum(2, keepdim=True)**2).sum(3, keepdim=True) + _dot(penalty*D, D)
-        reach = torch.where(moving, -_dot(G, D)/curvature, 0)
-        W, logits = W + reach*D, logits + reach*move
-    else: raise FloatingPointError(f"{int(moving.sum())} of {moving.numel()} probes had not settled after {STEPS} steps; leave out columns of extreme values or give larger strengths")
-    W[..., -1:] -= _stacked(W[..., :-1], mean.mT)
-    return W, step
+        left, state = left[moving], {name: v[:, moving] for name, v in state.items()}
+    else: raise FloatingPointError(f"probes of {len(left)} of {strengths.shape[1]} strengths had not settled after {STEPS} steps; leave out columns of extreme values or give larger strengths")
+    fitted[..., -1:] -= _stacked(fitted[..., :-1], mean.mT)
+    return fitted
 
 # %% ../../nbs/52_evaluation.layers.ipynb #1eeee17e
 def _stack(X, y, rows, n_classes):
@@ -197,7 +206,7 @@ def _fit(X, y, rows, n_classes, strengths, device):
     import torch
     stack, scalers = _stack(X, y, rows, n_classes)
     with torch.inference_mode():
-        W, _ = fit_probes(*(torch.as_tensor(part, dtype=torch.float32, device=device) for part in (*stack, strengths.reshape(len(stack[0]), -1))))
+        W = fit_probes(*(torch.as_tensor(part, dtype=torch.float32, device=device) for part in (*stack, strengths.reshape(len(stack[0]), -1))))
     return W.cpu().numpy().reshape(*strengths.shape, n_classes, -1), scalers
 
 def _probabilities(W, X, scaler):
@@ -226,7 +235,7 @@ def _rows_to_fit(folds, guards, y, labels, choosing):
     return chosen_with, [g("probes", np.sort(np.concatenate([f.train, f.dev])).astype(int)) for f, g in zip(folds, guards)]
 
 # %% ../../nbs/52_evaluation.layers.ipynb #b96505d2
-STACK_BYTES = 2**30   # of standardised rows in memory; the layers of a larger stack go in several
+STACK_BYTES = dict(cpu=2**24, cuda=2**31)   # of standardised rows in a stack
 
 def _probe(X, y, table, folds, rows, labels, strengths, seed, device):
     "Predictions of each layer, in turn"
@@ -256,15 +265,16 @@ def probe_layers(
     labels = np.array(sorted(set(y)), object)
     y = pd.Index(labels).get_indexer(y)
     rows = _rows_to_fit(folds, guards, y, labels, len(strengths) if len(strengths) > 1 else 0)
-    stacks = np.array_split(np.arange(X.shape[1]), min(X.shape[1], -(-4*X.size*len(folds)//STACK_BYTES)))
-    found = (t for layers in stacks for t in _probe(X[:, layers], y, table, folds, rows, labels, strengths, seed, device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    stacks = np.array_split(np.arange(X.shape[1]), min(X.shape[1], -(-4*X.size*len(folds)//STACK_BYTES[device])))
+    found = (t for layers in stacks for t in _probe(X[:, layers], y, table, folds, rows, labels, strengths, seed, device))
     return pd.concat([t.assign(layer=layer) for layer, t in enumerate(found)], ignore_index=True)
 
 def layer_scores(
     predictions:pd.DataFrame, # As `probe_layers` makes them
 )->pd.DataFrame: # Index layer; columns as `ser_nb.statistics.score` has them
     "UAR and the other numbers of each layer, with intervals"
-    return pd.DataFrame({layer: score(part, quiet=True) for layer, part in predictions.groupby("layer")}).T.rename_axis("layer")
+    return pd.DataFrame.from_dict({layer: score(part, quiet=True) for layer, part in predictions.groupby("layer")}, orient="index").rename_axis("layer")
 
 # %% ../../nbs/52_evaluation.layers.ipynb #a4cf2f3e
 def plot_probes(
