@@ -189,25 +189,30 @@ def fit_probes(
     return fitted
 
 # %% ../../nbs/52_evaluation.layers.ipynb #1eeee17e
-def _stack(X, y, rows, n_classes):
-    "The problems of all layers (outer) and folds (inner): (Z, Y, weight) as `fit_probes` takes them, and a scaler for each"
-    L, F, longest = X.shape[1], len(rows), max(map(len, rows))
-    Z, Y, weight = (np.zeros((L, F, *shape), "float32") for shape in ((longest, X.shape[2]), (n_classes, longest), (longest,)))
-    scalers = [[scaler_of(X[r, layer], f"layer {layer}") for r in rows] for layer in range(L)]
-    for f, r in enumerate(rows):
-        counts = np.bincount(y[r], minlength=n_classes)
-        weight[:, f, :len(r)] = 1/(counts[y[r]]*(counts > 0).sum())
-        Y[:, f, y[r], np.arange(len(r))] = 1
-        for layer in range(L): Z[layer, f, :len(r)] = apply_scaler(X[r, layer], scalers[layer][f])
-    return [part.reshape(L*F, *part.shape[2:]) for part in (Z, Y, weight)], scalers
+STACK_BYTES = dict(cpu=2**22, cuda=2**31)   # of standardised rows in a stack
+
+def _stack(X, y, problems, n_classes):
+    "(Z, Y, weight) of some problems, (layer, training rows) each, as `fit_probes` takes them, and their scalers"
+    n, longest, scalers = len(problems), max(len(r) for _, r in problems), []
+    Z, Y, weight = (np.zeros(shape, "float32") for shape in ((n, longest, X.shape[2]), (n, n_classes, longest), (n, longest)))
+    for i, (layer, r) in enumerate(problems):
+        counts, rows = np.bincount(y[r], minlength=n_classes), np.arange(len(r))
+        weight[i, rows], Y[i, y[r], rows] = 1/(counts[y[r]]*(counts > 0).sum()), 1
+        scalers.append(scaler_of(X[r, layer], f"layer {layer}"))
+        Z[i, rows] = apply_scaler(X[r, layer], scalers[-1])
+    return (Z, Y, weight), scalers
 
 def _fit(X, y, rows, n_classes, strengths, device):
-    "Weights, shape (layers, folds, strengths, k, d + 1), and scalers; `strengths` has the shape (layers, folds, s)"
+    "Weights, shape (layers, folds, s, k, d + 1), and scalers [layer][fold]; `strengths` has the shape (layers, folds, s)"
     import torch
-    stack, scalers = _stack(X, y, rows, n_classes)
-    with torch.inference_mode():
-        W = fit_probes(*(torch.as_tensor(part, dtype=torch.float32, device=device) for part in (*stack, strengths.reshape(len(stack[0]), -1))))
-    return W.cpu().numpy().reshape(*strengths.shape, n_classes, -1), scalers
+    problems, W, scalers = [(layer, r) for layer in range(X.shape[1]) for r in rows], [], []
+    size = max(1, STACK_BYTES[torch.device(device).type]//(4*max(map(len, rows))*X.shape[2]))
+    for start in range(0, len(problems), size):
+        stack, those = _stack(X, y, problems[start:start + size], n_classes)
+        stack = [torch.as_tensor(part, dtype=torch.float32, device=device) for part in (*stack, strengths.reshape(len(problems), -1)[start:start + size])]
+        with torch.inference_mode(): W.append(fit_probes(*stack).cpu().numpy())
+        scalers += those
+    return np.concatenate(W).reshape(*strengths.shape, n_classes, -1), [scalers[i:i + len(rows)] for i in range(0, len(scalers), len(rows))]
 
 def _probabilities(W, X, scaler):
     "Class probabilities of rows (n, d) under weights (s, k, d + 1), shape (s, n, k)"
@@ -235,18 +240,13 @@ def _rows_to_fit(folds, guards, y, labels, choosing):
     return chosen_with, [g("probes", np.sort(np.concatenate([f.train, f.dev])).astype(int)) for f, g in zip(folds, guards)]
 
 # %% ../../nbs/52_evaluation.layers.ipynb #b96505d2
-STACK_BYTES = dict(cpu=2**24, cuda=2**31)   # of standardised rows in a stack
-
-def _probe(X, y, table, folds, rows, labels, strengths, seed, device):
-    "Predictions of each layer, in turn"
-    strengths = _choose(X, y, folds, rows[0], len(labels), strengths, device)
-    W, scalers = _fit(X, y, rows[1], len(labels), strengths, device)
+def _predictions(W, X, scalers, table, folds, y, labels, seed):
+    "The contract of predictions.csv, layer by layer"
+    tested = np.concatenate([f.test for f in folds])
+    known = table.iloc[tested][["file", "start", "end", "corpus", "speaker", "gender"]].assign(fold=np.repeat(np.arange(len(folds)), [len(f.test) for f in folds]), repeat=0, seed=seed, truth=labels[y[tested]])
     for layer in range(X.shape[1]):
-        blocks = []
-        for number, fold in enumerate(folds):
-            p = _probabilities(W[layer, number], X[fold.test, layer], scalers[layer][number])[0]
-            blocks.append(table.iloc[fold.test][["file", "start", "end", "corpus", "speaker", "gender"]].assign(fold=number, repeat=0, seed=seed, truth=labels[y[fold.test]], prediction=labels[p.argmax(1)], **{f"p_{e}": p[:, i] for i, e in enumerate(labels)}))
-        yield check_predictions(pd.concat(blocks, ignore_index=True)).assign(strength=lambda t: strengths[layer, t.fold, 0])
+        p = np.concatenate([_probabilities(W[layer, i], X[f.test, layer], scalers[layer][i])[0] for i, f in enumerate(folds)])
+        yield check_predictions(pd.concat([known.assign(prediction=labels[p.argmax(1)]), pd.DataFrame(p, known.index, [f"p_{e}" for e in labels])], axis=1))
 
 def probe_layers(
     X:np.ndarray, # States, shape (n, layers, width), or features as a single layer, shape (n, d)
@@ -266,9 +266,10 @@ def probe_layers(
     y = pd.Index(labels).get_indexer(y)
     rows = _rows_to_fit(folds, guards, y, labels, len(strengths) if len(strengths) > 1 else 0)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    stacks = np.array_split(np.arange(X.shape[1]), min(X.shape[1], -(-4*X.size*len(folds)//STACK_BYTES[device])))
-    found = (t for layers in stacks for t in _probe(X[:, layers], y, table, folds, rows, labels, strengths, seed, device))
-    return pd.concat([t.assign(layer=layer) for layer, t in enumerate(found)], ignore_index=True)
+    strengths = _choose(X, y, folds, rows[0], len(labels), strengths, device)
+    W, scalers = _fit(X, y, rows[1], len(labels), strengths, device)
+    tables = _predictions(W, X, scalers, table, folds, y, labels, seed)
+    return pd.concat([t.assign(strength=strengths[layer, t.fold, 0], layer=layer) for layer, t in enumerate(tables)], ignore_index=True)
 
 def layer_scores(
     predictions:pd.DataFrame, # As `probe_layers` makes them
