@@ -7,6 +7,8 @@ __all__ = ['GRAM_BYTES', 'STRENGTHS', 'STEPS', 'AXES', 'STACK_BYTES', 'as_layers
            'fit_probes', 'probe_layers', 'layer_scores', 'plot_probes']
 
 # %% ../../nbs/52_evaluation.layers.ipynb #400a7d58
+from itertools import cycle
+
 import numpy as np
 import pandas as pd
 
@@ -286,21 +288,21 @@ def plot_probes(
     "UAR of a linear probe by layer with 95 % intervals"
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.6), layout="constrained")
     ax = figure.subplots()
     for number, (name, table) in enumerate(scores.items()):
         t = table[["uar", "uar_low", "uar_high", "uar_low_speaker", "uar_high_speaker"]].astype(float)
         ax.errorbar(t.index + .06*number, t.uar, (t.uar - t.uar_low, t.uar_high - t.uar), fmt="o-", ms=4, lw=1.2, capsize=2, color=f"C{number}", label=name)
         if table.n_speakers.min() >= 4: ax.fill_between(t.index, t.uar_low_speaker, t.uar_high_speaker, color=f"C{number}", alpha=.12, lw=0)
-    for number, (name, table) in enumerate((baseline or {}).items()):
-        ax.axhline(table.uar.iloc[0], color=f"C{number}", lw=1.2, ls="--", label=name)
-        ax.axhspan(table.uar_low.iloc[0], table.uar_high.iloc[0], color=f"C{number}", alpha=.06, lw=0)
-    ax.axhline(1/sum(c.startswith("recall_") for c in table), color="C3", lw=1, ls=":", label="chance")
+    for (name, table), dashes in zip((baseline or {}).items(), cycle(("--", "-.", (0, (6, 2, 1, 2, 1, 2))))):
+        ax.axhline(table.uar.iloc[0], color="0.35", lw=1.2, ls=dashes, label=name)
+        ax.axhspan(table.uar_low.iloc[0], table.uar_high.iloc[0], color="0.35", alpha=.1, lw=0)
+    for classes in sorted({sum(c.startswith("recall_") for c in table) for table in scores.values()}): ax.axhline(1/classes, color="C3", lw=1, ls=":", label=f"chance of {classes} classes")
     ax.set_ylim(bottom=0)
     ax.set_xlabel("layer")
     ax.set_ylabel("UAR")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(title, fontsize=10)
-    ax.legend(fontsize=8, frameon=False)
+    figure.legend(*ax.get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside right center")
     for side in ("top", "right"): ax.spines[side].set_visible(False)
     return figure

@@ -41,7 +41,7 @@ SELECT = ("loss", "accuracy", "f1score", "uar")
 TUNE = ("full", "lora", "head")
 _STEPS = (within(lambda v: 0 < v < 1 or v >= 1 and v % 1 == 0), "a whole number of updates, or a share of the training below 1")
 _EXPECTED = dict(learning_rate=(within(lambda v: 0 < v < 1), "a number above 0"), head_learning_rate=(lambda v: v is None or within(lambda x: 0 < x < 1)(v), "a number above 0, or None"),
-                 number_of_training_epochs=(whole(1), "1 or more"), per_device_batch_size=(whole(1), "1 or more"), gradient_accumulation=(whole(1), "1 or more"), eval_steps=_STEPS, logging_steps=_STEPS,
+                 number_of_training_epochs=(within(lambda v: v > 0), "a number above 0"), per_device_batch_size=(whole(1), "1 or more"), gradient_accumulation=(whole(1), "1 or more"), eval_steps=_STEPS, logging_steps=_STEPS,
                  select=(lambda v: v in SELECT, f"one of {', '.join(SELECT)}"), warmup=(within(lambda v: 0 <= v < 1), "a share below 1"), bf16=(lambda v: isinstance(v, bool), "true or false"),
                  patience=(lambda v: isinstance(v, (list, tuple)) and all(len(p) == 2 and whole(1)(p[0]) and within(lambda x: x >= 0)(p[1]) for p in v), "a list of [looks, least gain]"))
 
@@ -153,14 +153,13 @@ class _Finite(TrainerCallback):
         if bad: raise FloatingPointError(f"{bad[0]} is not finite at update {state.global_step}: lower learning_rate, or look at the speech")
 
 # %% ../../nbs/47_training.ssl.ipynb #d453bbfb
-def _arguments(folder, options, seed, size):
-    "Options in the words of Trainer; `folder` None keeps nothing on disk"
-    rare = dict(eval_strategy="steps", eval_steps=options["eval_steps"], save_strategy="steps", save_steps=options["eval_steps"], load_best_model_at_end=True, save_total_limit=1,
-                metric_for_best_model=f"eval_{options['select']}", greater_is_better=options["select"] != "loss")
+def _arguments(folder, options, seed, choose):
+    "Options in the words of Trainer"
+    looks = dict(eval_strategy="steps", eval_steps=options["eval_steps"], load_best_model_at_end=True, metric_for_best_model=f"eval_{options['select']}", greater_is_better=options["select"] != "loss")
     return TrainingArguments(output_dir=str(folder), num_train_epochs=options["number_of_training_epochs"], learning_rate=options["learning_rate"], per_device_train_batch_size=options["per_device_batch_size"],
                              per_device_eval_batch_size=2*options["per_device_batch_size"], gradient_accumulation_steps=options["gradient_accumulation"], logging_steps=options["logging_steps"], warmup_steps=options["warmup"],
                              bf16=options["bf16"], use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed, disable_tqdm=True, report_to="none", remove_unused_columns=False, label_names=["labels"],
-                             dataloader_pin_memory=torch.cuda.is_available(), restore_callback_states_from_checkpoint=True, **rare)
+                             save_strategy="steps", save_steps=options["eval_steps"], save_total_limit=1, dataloader_pin_memory=torch.cuda.is_available(), restore_callback_states_from_checkpoint=True, **(looks if choose else {}))
 
 def _measures(n_classes, found):
     "UAR, accuracy and weighted F1 of a look"
@@ -183,7 +182,7 @@ def last_checkpoint(
 def train(
     model:nn.Module, # Its parameters that require gradients are trained
     data:Labelled, # To train on
-    dev:Labelled, # To choose by: other speakers
+    dev:Labelled, # To choose by: other speakers; None = the last weights are taken
     collate, # Pairs -> the model's arguments
     n_outputs:int, # Classes, or targets of a regression
     folder, # Checkpoints; a call that was killed goes on from the last one
@@ -193,13 +192,13 @@ def train(
     what:str="training", # For the progress bar
 )->pd.DataFrame: # step, epoch, loss and the dev set's loss, uar, accuracy, f1score of each look; the model has the best weights
     "Train a classifier by Trainer; raises FloatingPointError for a loss that is not finite"
-    callbacks = [_Finite(), *(EarlyStoppingCallback(n, gain) for n, gain in options["patience"])]
+    callbacks = [_Finite(), *(EarlyStoppingCallback(n, gain) for n, gain in options["patience"] if dev is not None)]
     if logs is not None: callbacks.append(TensorBoardCallback(_writer(logs)))
-    updates = math.ceil(math.ceil(len(data)/options["per_device_batch_size"])/options["gradient_accumulation"])*options["number_of_training_epochs"]
+    updates = math.ceil(math.ceil(len(data)/options["per_device_batch_size"])/options["gradient_accumulation"])*math.ceil(options["number_of_training_epochs"])
     logging.set_verbosity_error()
     with progress(updates, what, "update") as bar, warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning), warnings.filterwarnings("ignore", category=FutureWarning)
-        trainer = _Trainer(model, _arguments(folder, options, seed, len(data)), data_collator=collate, train_dataset=data, eval_dataset=dev, compute_metrics=partial(_measures, n_outputs), callbacks=[*callbacks, _Bar(bar)])
+        trainer = _Trainer(model, _arguments(folder, options, seed, dev is not None), data_collator=collate, train_dataset=data, eval_dataset=dev, compute_metrics=partial(_measures, n_outputs), callbacks=[*callbacks, _Bar(bar)])
         trainer.head_learning_rate = options["head_learning_rate"]
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=last_checkpoint(folder))
@@ -234,7 +233,7 @@ def fine_tune(
     encoder:Encoder, # Stays as it is: its weights are copied
     labels:list, # Classes in order, or names of the targets
     data:Labelled, # Signals to train on
-    dev:Labelled, # Signals to choose by, of other speakers
+    dev:Labelled, # Signals to choose by, of other speakers; None = nothing is chosen
     folder, # Of checkpoints
     tune:str="full", # `full` or `lora`
     seed:int=0, # Of head, order and dropout
@@ -254,7 +253,7 @@ def fine_tune(
 def train_head(
     labels:list, # Classes in order
     data:Labelled, # Frames to train on, each of shape (states, T, width)
-    dev:Labelled, # Frames to choose by, of other speakers
+    dev:Labelled, # Frames to choose by, of other speakers; None = nothing is chosen
     folder, # Of checkpoints
     seed:int=0, # Of head, order and dropout
     head:dict=None, # Some of `ser_nb.models.ssl_classifier.HEAD`
