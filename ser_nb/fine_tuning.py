@@ -68,8 +68,7 @@ def train_fold(
     labels:list, # Classes in order
     recipe:dict, # Of `recipe`
     seed:int=0, # Of head, order, dropout and augmentation
-    logs=None, # Folder of TensorBoard's files
-)->Path: # Folder with looks.csv, and `model` as `load_model` reads it
+)->Path: # Folder with looks.csv, TensorBoard's files in `runs`, and `model` as `load_model` reads it
     "Train, or take what was trained before; raises ValueError for a fold without development rows"
     if not len(fold.dev): raise ValueError(f"fold {fold.name!r} has no development rows, by which epochs are chosen: take a corpus of more speakers")
     y = _numbers(corpus.table, labels, np.concatenate([fold.train, fold.dev]))
@@ -84,12 +83,13 @@ def train_fold(
             rate, trials = search_learning_rate(trial, scratch/"search", recipe["search"], select=options["select"], seed=seed)
             options = dict(options, learning_rate=rate)
             trials.to_csv(folder/"search.csv", index=False)
-        model, looks = _train(encoder, corpus, states, fold.train, fold.dev, guard, labels, y, dict(recipe, training=options), seed, scratch/"training", logs)
+        model, looks = _train(encoder, corpus, states, fold.train, fold.dev, guard, labels, y, dict(recipe, training=options), seed, scratch/"training", scratch/"runs")
         if recipe["refit"]:
             chosen = looks.epoch[looks[f"dev_{options['select']}"].mul(-1 if options["select"] == "loss" else 1).idxmax()]
             everybody = np.sort(np.concatenate([fold.train, fold.dev]))
             model, _ = _train(encoder, corpus, states, everybody, None, guard, labels, y, dict(recipe, training=dict(options, number_of_training_epochs=float(chosen))), seed, scratch/"refit", None)
         looks.to_csv(folder/"looks.csv", index=False)
+        shutil.copytree(scratch/"runs", folder/"runs")
         _save(model, encoder, labels, recipe, seed, folder/"model")
     folder = stage(cache_root()/"stages", "fine-tuning", made, make)
     shutil.rmtree(scratch, ignore_errors=True)
