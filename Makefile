@@ -10,12 +10,13 @@ $(error TORCH=$(TORCH) is not known: write TORCH=cpu for PyTorch's CPU builds, o
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lab lib readme bench gan cross conversion losses reproduce clean help
+.PHONY: demo test lab lib readme bench gan cross conversion losses ssl reproduce clean help
 CORPUS      ?= emovo-4
 PAIR        ?= ravdess-emovo
 SOURCE      ?= librispeech
 SPEAKER     ?= IC0
 EMOTIONS    ?= angry happy sad
+ENCODER     ?= whisper-base
 
 demo: $(READY) ## exp2 on the demo corpus, all five sessions, then the pooled table (TORCH=cpu: no GPU packages)
 	for n in 0 1 2 3 4; do $(BIN)/ser-nb exp2 -f params/exp2/demo.yaml -p session $$n || exit 1; done
@@ -81,7 +82,15 @@ losses: ## exp4 with one loss off or on, short trainings of one pair
 	$$run || exit 1; $$run -p protocol faithful -p iterations 1200 || exit 1; \
 	for loss in "lambda_adv 0" "lambda_cyc 0" "lambda_id 0" "lambda_cls 1"; do $$run -p $$loss || exit 1; done
 
-reproduce: ## every run and audit behind outputs/recorded/ again, from the corpora in SER_NB_DATA (six hours on two cores)
+ssl: ## exp7 and exp8 of an encoder under SER_NB_WEIGHTS: frozen, after fine-tuning elsewhere, fine-tuned whole, the design over seeds, layers (2 hours on 2 cores): make ssl ENCODER=whisper-base
+	$(NEEDS_VENV)
+	run="$(BIN)/ser-nb exp7 -p encoder $(ENCODER) --record"; \
+	$$run -f params/exp7/emovo.yaml || exit 1; $$run -f params/exp7/emovo.yaml -f params/exp7/pre.yaml || exit 1; \
+	$$run -f params/exp7/ravdess.yaml || exit 1; $$run -f params/exp7/ravdess.yaml -f params/exp7/full.yaml || exit 1; \
+	$$run -f params/exp7/design.yaml -p first 3 -p factors "{layers: 3}" || exit 1; $$run -f params/exp7/design.yaml -p factors "{layers: 6}" || exit 1; \
+	for corpus in emovo ravdess; do $(BIN)/ser-nb exp8 -f params/exp8/$$corpus.yaml -p encoders "[$(ENCODER)]" --record || exit 1; done
+
+reproduce: ## every run and audit behind outputs/recorded/ again, from the corpora in SER_NB_DATA (eight hours on two cores)
 	$(NEEDS_VENV)
 	for corpus in emovo ravdess; do for system in svm svm-speaker mlp mlp-speaker mlp-1e-5 mlp-faithful; do for n in 0 1 2 3 4 5; do \
 	  $(BIN)/ser-nb exp2 -f params/exp2/$$corpus.yaml -f params/exp2/$$system.yaml -p session $$n --record || exit 1; done; done; done
@@ -95,6 +104,7 @@ reproduce: ## every run and audit behind outputs/recorded/ again, from the corpo
 	$(BIN)/ser-nb train_conversion -f params/train_conversion/ravdess.yaml --record
 	$(BIN)/ser-nb exp4 -f params/exp4/ravdess.yaml -f params/exp4/pairs.yaml --record
 	$(BIN)/ser-nb exp5 -f params/exp5/nemo.yaml --record
+	$(MAKE) ssl
 	for corpus in emovo ravdess urdu nemo; do $(BIN)/ser-nb audit $$corpus -o outputs/recorded/audit/$$corpus > /dev/null || exit 1; done
 
 clean: ## remove the cache, build files and every output that is not recorded; .venv stays

@@ -134,6 +134,13 @@ def _audit(a):
     print(card_text(card))
     if a.output: print(f"written to {save_audit(card, a.output)}")
 
+def _loudness(a):
+    from ser_nb.data.augment import normalise_corpus
+    corpus = _corpus(a)
+    made, failures = normalise_corpus(corpus, a.folder, a.target)
+    print(f"{len(made)} utterances of {made.name} at {a.target:g} LUFS in {made.root}, as a corpus: {made.root/made.name}.csv")
+    return _list_failures(failures)
+
 def _predict(a):
     from ser_nb.prediction import load, predict_files
     table, failures = predict_files(a.files, load(a.model))
@@ -188,6 +195,11 @@ def _parser():
     p.add_argument("corpus", help="name, CSV or folder")
     p.add_argument("-o", "--output", help="folder for the card, its tables and its figure")
     p.set_defaults(work=_audit)
+    p = commands.add_parser("loudness", help="the files of a corpus, equally loud, as a corpus of their own")
+    p.add_argument("corpus", help="name, CSV or folder")
+    p.add_argument("folder", help="where the same tree is written")
+    p.add_argument("--target", type=float, default=-23., help="LUFS, by default -23 (EBU R128)")
+    p.set_defaults(work=_loudness)
     p = commands.add_parser("predict", help="emotion probabilities of audio files")
     p.add_argument("files", nargs="+", help="audio files")
     p.add_argument("--model", required=True, help="folder of a saved recogniser, e.g. outputs/exp2/<run>/model")

@@ -284,6 +284,17 @@ def test_audit_prints_the_card_and_writes_it(said, small, tmp_path):
     assert {".csv", ".png"} <= written and written & {".md", ".txt", ".json"}
 
 
+def test_loudness_makes_a_corpus_and_lists_what_fails(said, broken, tmp_path):
+    from ser_nb.data.augment import loudness
+    from ser_nb.data.readers import load_corpus
+    status, out, err = said("loudness", broken, tmp_path/"equal", "--target", "-20")
+    made = load_corpus(str(tmp_path/"equal"/f"{broken.stem}.csv"))
+    assert status == 1 and f"{len(made)} utterances" in out and "-20 LUFS" in out and len(err.splitlines()) == 2
+    signal, rate = soundfile.read(made.path(0))
+    assert loudness(signal, rate) == pytest.approx(-20, abs=.01)
+    refused(said("loudness", broken, tmp_path/"equal"), "holds speech at -20 LUFS, not -23")
+
+
 def test_predict(said, small, on_terminal):
     files = [small.parent/f for f in pd.read_csv(small).file[:3]]
     status, out, err = said("predict", *files, "--model", on_terminal.folder/"model", "--csv")
