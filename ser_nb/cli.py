@@ -135,11 +135,12 @@ def _audit(a):
     if a.output: print(f"written to {save_audit(card, a.output)}")
 
 def _loudness(a):
+    import pandas as pd
     from ser_nb.data.augment import normalise_corpus
     corpus = _corpus(a)
     made, failures = normalise_corpus(corpus, a.folder, a.target)
     print(f"{len(made)} utterances of {made.name} at {a.target:g} LUFS in {made.root}, as a corpus: {made.root/made.name}.csv")
-    return _list_failures(failures)
+    return _list_failures(pd.concat([corpus.problems, failures]))
 
 def _predict(a):
     from ser_nb.prediction import load, predict_files
