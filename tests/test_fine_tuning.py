@@ -57,9 +57,13 @@ def encoders(tmp_path_factory):
     return {family: load_encoder(tiny_encoder(folder/family, family), device="cpu") for family in ("whisper", "wav2vec2")}
 
 
-def own_copy(folder, speakers, sentences=2, corpus="demo"):
-    "Some speakers' first sentences of a demo corpus, in a folder of their own, where they may be changed"
-    speech = select(load_corpus(corpus), speaker=speakers)
+@pytest.fixture(scope="module")
+def corpora(): return {name: load_corpus(name) for name in ("demo", "demo_phone")}
+
+
+def own_copy(folder, speech, speakers, sentences=2):
+    "Some speakers' first sentences, in a folder of their own, where they may be changed"
+    speech = select(speech, speaker=speakers)
     kept = speech.table.groupby(["speaker", "emotion"]).cumcount() < sentences
     speech = replace(speech, table=speech.table[kept].reset_index(drop=True))
     for file in speech.table.file.unique():
@@ -69,9 +73,9 @@ def own_copy(folder, speakers, sentences=2, corpus="demo"):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, encoders):
+def study(tmp_path_factory, encoders, corpora):
     "Four speakers, two of them trained on; their states; labels, class numbers and lengths"
-    speech = own_copy(tmp_path_factory.mktemp("speech"), ["d1f", "d2f", "d3m", "d4m"])
+    speech = own_copy(tmp_path_factory.mktemp("speech"), corpora["demo"], ["d1f", "d2f", "d3m", "d4m"])
     fold, labels = make_partition(speech.table, "speakers")[0], sorted(set(speech.table.emotion))
     y, seconds = speech.table.emotion.map(labels.index).to_numpy(), speech.table.duration.to_numpy(float)
     states = states_of(speech, encoders["whisper"], 5)
@@ -140,11 +144,11 @@ def test_a_loss_that_is_not_finite_ends_the_training(with_dev, tmp_path):
     "With nothing to choose by, the training loss alone can tell"
     data = made_up()
     data.items[5][:] = NAN
-    with pytest.raises(FloatingPointError, match="loss is not finite at update 2: lower learning_rate"): train_head(list("abc"), data, made_up(seed=1) if with_dev else None, tmp_path, **QUICK)
+    with pytest.raises(FloatingPointError, match=r"loss is not finite at update \d+: lower learning_rate"): train_head(list("abc"), data, made_up(seed=1) if with_dev else None, tmp_path, **QUICK)
 
 
-def test_speech_that_cannot_be_read(study, tmp_path):
-    broken = own_copy(tmp_path, ["d1f"], 1)
+def test_speech_that_cannot_be_read(corpora, tmp_path):
+    broken = own_copy(tmp_path, corpora["demo"], ["d1f"], 1)
     (tmp_path/broken.table.file[1]).write_bytes(b"RIFF")
     fine, failures = usable(broken)
     assert fine.tolist() == [True, False, True, True] and failures.file.tolist() == [broken.table.file[1]] and broken.table.file[1] in failures.reason[0]
@@ -176,17 +180,17 @@ def test_answers_come_in_the_order_of_the_rows(study, encoders, tmp_path):
 
 # ---- what is trained -------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("tune, family, changed", [("full", "whisper", "layers"), ("full", "wav2vec2", "encoder.layers"), ("lora", "whisper", "q_proj v_proj"), ("lora", "wav2vec2", "q_proj v_proj")])
-def test_what_is_trained_of_an_encoder(study, encoders, tune, family, changed, tmp_path):
+@pytest.mark.parametrize("tune, family", [("full", "whisper"), ("full", "wav2vec2"), ("lora", "whisper"), ("lora", "wav2vec2")])
+def test_what_is_trained_of_an_encoder(study, encoders, tune, family, tmp_path):
     encoder, rows = encoders[family], study.fold.train[::2]
     before = weights(encoder.network)
     model, looks = fine_tune(encoder, study.labels, study.signals(rows), study.signals(study.fold.dev[::2]), tmp_path/"training", tune, **{**QUICK, "number_of_training_epochs": 1, "learning_rate": 1e-2})
     assert_same(weights(encoder.network), before)
     assert type(model) is SSLClassifier and not model.training and len(looks) == 1 and {"loss", "dev_loss", "dev_uar", "dev_accuracy", "dev_f1score"} <= {*looks}
     moved = [name for name, value in model.encoder.state_dict().items() if not torch.equal(value, before[name])]
-    assert moved and all(any(word in name for word in changed.split()) for name in moved if "layer_norm" not in name and "pos_conv" not in name and "projection" not in name)
-    assert not any(name.startswith(("conv1", "conv2", "feature_extractor")) for name in moved)
-    assert {name.split(".")[-2] for name in moved if name.endswith("weight")} == {"q_proj", "v_proj"} if tune == "lora" else any("fc1" in name or "feed_forward" in name for name in moved)
+    assert not any(name.startswith(("conv1", "conv2", "embed_positions", "feature_extractor")) for name in moved)
+    if tune == "lora": assert {name.split(".")[-2] for name in moved} == {"q_proj", "v_proj"}
+    else: assert any(".0.fc" in name or ".0.feed_forward" in name for name in moved)
     model.save_pretrained(tmp_path/"model")
     again = SSLClassifier.from_pretrained(tmp_path/"model").eval()
     items, seconds = Rows(study.speech, study.fold.test[:3]), study.seconds[study.fold.test[:3]]
@@ -210,7 +214,7 @@ def test_a_regression_is_chosen_by_its_concordance(tmp_path):
         targets = np.stack([np.array([f[0, :, c].mean() for f in data.items]) for c in (0, 1)], 1)
         return Labelled(data.items, targets, data.lengths)
     data, dev = numbers(0), numbers(1)
-    options = {**QUICK, "learning_rate": .05, "number_of_training_epochs": 10, "per_device_batch_size": 12, "eval_steps": 5}
+    options = {**QUICK, "learning_rate": .1, "number_of_training_epochs": 30, "per_device_batch_size": 12, "eval_steps": 15}
     model, looks = train_head(["valence", "arousal"], data, dev, tmp_path, head=dict(is_regression=True, use_relu=False), **options)
     assert isinstance(model, OnFrames) and not {"dev_uar", "dev_accuracy", "dev_f1score"} & {*looks}
     p = probabilities(model, dev.items, dev.lengths)
@@ -268,27 +272,28 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(study, encoders,
     assert_same(weights(again), weights(model))
 
 
-@pytest.mark.parametrize("patience", [[[2, 0.]], [[5, 0.], [2, .9]]], ids=["one rule", "two rules"])
+@pytest.mark.parametrize("patience", [[[3, 0.]], [[9, 0.], [3, .9]]], ids=["one rule", "two rules"])
 def test_patience_outlives_a_kill(patience, tmp_path):
-    "A development part of other classes gets worse from the first look on: two looks later it is over"
+    "A development part of other classes gets worse from the first look on: three looks later it is over"
     data, dev = made_up(), made_up()
     dev.targets = (dev.targets + 1) % 3
-    options = {**QUICK, "learning_rate": .05, "patience": patience}
+    options = {**QUICK, "learning_rate": .05, "patience": patience, "number_of_training_epochs": 4}
     def trained(folder, data): return train_head(list("abc"), data, dev, tmp_path/folder, 1, dict(use_dropout=True), **options)
     model, looks = trained("whole", data)
-    assert looks.step.tolist() == [2, 4, 6]
-    with pytest.raises(Killed): trained("killed", Labelled(Mortal(data.items, 18), data.targets, data.lengths))
+    assert looks.step.tolist() == [2, 4, 6, 8]
+    with pytest.raises(Killed): trained("killed", Labelled(Mortal(data.items, 22), data.targets, data.lengths))
+    assert last_checkpoint(tmp_path/"killed").endswith("checkpoint-4")
     again, looks_again = trained("killed", data)
     pd.testing.assert_frame_equal(looks_again, looks)
     assert_same(weights(again), weights(model))
 
 
-@pytest.mark.parametrize("patience", [[], [[2, 0.]]], ids=["to the end", "stopped early"])
+@pytest.mark.parametrize("patience", [[], [[2, .9]]], ids=["to the end", "stopped early"])
 def test_a_training_that_is_over_is_not_gone_on_with(patience, tmp_path):
-    data, dev = made_up(), made_up()
-    dev.targets = (dev.targets + 1) % 3
-    def trained(): return train_head(list("abc"), data, dev, tmp_path, 1, **{**QUICK, "learning_rate": .05, "patience": patience})
+    "Its last look was its best, but gained too little"
+    def trained(): return train_head(list("abc"), made_up(), made_up(seed=1), tmp_path, 1, **{**QUICK, "learning_rate": .02, "patience": patience})
     (model, looks), (again, looks_again) = trained(), trained()
+    assert looks.step.tolist() == ([2, 4, 6] if patience else [2, 4, 6, 8, 10, 12]) and looks.dev_loss.is_monotonic_decreasing
     pd.testing.assert_frame_equal(looks_again, looks)
     assert_same(weights(again), weights(model))
 
@@ -371,16 +376,16 @@ def test_labels_of_development_rows_reach_a_refit_model(study, encoders):
 
 def test_a_search_hears_training_and_development_speakers_only_and_once(study, encoders, calls):
     way, states = on_frames(search=2, training={**QUICK, "number_of_training_epochs": 1, "select": "uar"}), Mortal(study.states)
-    with pytest.raises(Killed): fitted(study, encoders, way, Mortal(study.states, 2*(8 + 8*4) + 20))
+    with pytest.raises(Killed): fitted(study, encoders, way, Mortal(study.states, 2*16 + 20))
     killed = len(calls)
     trained = fitted(study, encoders, way, states)
     who = study.speech.table.speaker.to_numpy(object)
     assert killed == 3 and {*states.heard} <= {*study.fold.train.tolist(), *study.fold.dev.tolist()}
-    trials, rest = [c for c in calls if c.train != study.fold.train.tolist()] or calls[:2], calls[-1]
-    assert all({*c.train} <= {*study.fold.train.tolist()} and c.dev == study.fold.dev.tolist() for c in calls)
-    found = pd.read_csv(trained/"search.csv")
-    assert rest.rate == found.learning_rate[found.value.idxmax()] and sum(c.rate in found.learning_rate.tolist() for c in calls) == len(calls) == 4
-    assert {*who[trials[0].train]} <= {*who[study.fold.train]}
+    trials, rest, found = calls[:2], calls[2:], pd.read_csv(trained/"search.csv")
+    assert len(calls) == 4 and all(c.dev == study.fold.dev.tolist() for c in calls), "two trials, a training that was killed, and the same again"
+    for t in trials: assert len(set(who[t.train])) == 1 and {*t.train} < {*study.fold.train.tolist()}
+    assert np.allclose([t.rate for t in trials], found.learning_rate) and all(np.isclose(c.rate, found.learning_rate[found.value.idxmax()]) and c.train == study.fold.train.tolist() for c in rest)
+    assert fitted(study, encoders, way) == trained and len(calls) == 4
 
 
 def test_a_kill_anywhere_in_a_fold_changes_nothing(study, encoders, calls, tmp_path, monkeypatch):
@@ -446,9 +451,9 @@ def test_augmented_speech_is_of_training_rows(study, encoders, monkeypatch):
     assert {e["what"]: (e["rows"], e["test_rows"]) for e in guard.log} == {"fine-tuning": (16, 0), "choice of epoch": (8, 0), "augmented union": (16, 0)}
 
 
-def test_the_published_split_is_a_leak(study, encoders, tmp_path):
+def test_the_published_split_is_a_leak(study, encoders, corpora, tmp_path):
     "Speakers that lack a class are shuffled otherwise in it"
-    speech = load_corpus("demo")
+    speech = corpora["demo"]
     table = speech.table[speech.table.groupby(["speaker", "emotion"]).cumcount() < 1]
     speech = replace(speech, table=table[~((table.speaker == sorted(set(table.speaker))[0]) & (table.emotion == "sad"))].reset_index(drop=True))
     fold = next(f for f in (grouped_by_class(speech.table, seed) for seed in range(20)) if leak(speech.table, f)["rows"] > 0)
@@ -470,11 +475,11 @@ def test_folds_that_cannot_be_trained(study, encoders):
 
 # ---- models and answers ----------------------------------------------------------------------------------------------
 
-def test_answers_on_a_corpus_that_lacks_a_class(study, encoders, tmp_path, monkeypatch):
+def test_answers_on_a_corpus_that_lacks_a_class(study, encoders, corpora, tmp_path, monkeypatch):
     way = on_frames(every=None, training={**QUICK, "number_of_training_epochs": 1})
     means = states_of(study.speech, encoders["whisper"])
     trained = fitted(study, encoders, way, means)
-    phone = select(own_copy(tmp_path/"phone", load_corpus("demo_phone").table.speaker.unique()[:2], 1, "demo_phone"), emotion=["angry", "sad"])
+    phone = select(own_copy(tmp_path/"phone", corpora["demo_phone"], corpora["demo_phone"].table.speaker.unique()[:2], 1), emotion=["angry", "sad"])
     states = states_of(phone, encoders["whisper"])
     def asked(corpus, states, rows): return answers(trained, corpus, states, rows, study.labels, 2, 1, 7)
     there = asked(phone, states, np.arange(4))
