@@ -1,6 +1,7 @@
 "exp7 and exp8 from end to end: published files, what a run leaves behind, and what is refused"
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,13 +71,17 @@ def files(tmp_path_factory):
     speech, table = few("demo", sorted(load_corpus("demo").table.speaker.unique())[:6], 2)
     (folder/"people").mkdir(), (folder/"phone").mkdir()
     metadata(folder/"people"/"metadata.csv", speech, table, ";")
-    to_csv(speech.__class__(speech.name, table.reset_index(drop=True), speech.root, speech.problems), folder/"people"/"people.csv")
+    for name, emotion in (("people", table.emotion), ("calm", "calm"), ("unlabelled", "")):
+        to_csv(replace(speech, table=table.assign(emotion=emotion).reset_index(drop=True)), folder/"people"/"audio"/f"{name}.csv")
     phone, there = few("demo_phone", sorted(load_corpus("demo_phone").table.speaker.unique())[:2], 1)
     metadata(folder/"phone"/"test.csv", phone, there[there.emotion != "sad"], "\t")
-    write_json(folder/"experiment.json", dict(experiment_name="few", output_path="artifacts", experiment_results_output_path="trained", model_files="models", training_dataset=dict(name="people", data_csv="people/metadata.csv"),
+    write_json(folder/"experiment.json", dict(experiment_name="few", output_path=str(folder/"artifacts"), experiment_results_output_path=str(folder/"trained"), model_files="models", training_dataset=dict(name="people", data_csv="people/metadata.csv"),
                                               datasets=[dict(name="phone", eval_csv_path="phone")], cross_validation=5, eval_steps=2, logging_steps=2))
     write_json(folder/"model.json", dict(model_path_or_name=tiny_encoder(folder/"wav2vec2-tiny", "wav2vec2"), number_of_training_epochs=1, per_device_batch_size=8, pooling_mode="att_stats", use_relu=False))
     return folder
+
+
+def here(files, name): return str(files/"people"/"audio"/name)
 
 
 # ---- exp7 ------------------------------------------------------------------------------------------------------------
@@ -103,6 +108,9 @@ def test_published_files_from_end_to_end(files, tmp_path):
     report = json.loads((run/"reports"/"wav2vec2-tiny"/"phone"/"0"/"classification_report.json").read_text())
     assert report["accuracy"] == (first.truth == first.prediction).mean() and len(report["y_true"]) == 6
     assert json.loads((run/"reports"/"wav2vec2-tiny"/"people"/"1"/"accuracies.json").read_text()).keys() == {"overall", "female", "male"}
+    published = read_evaluations(files/"artifacts"/"few"/"evals"/"evaluations.csv")
+    assert sorted(published.model_path.unique()) == [str(files/"trained"/"few"/s/"wav2vec2-tiny") for s in "34"] and all((Path(p)/"model.safetensors").is_file() for p in published.model_path)
+    assert all((Path(p)/"classification_report.json").is_file() for p in published.eval_out_path) and all((Path(p)/"test.csv").is_file() for p in published.eval_csv_path)
     # the model answers what the predictions say
     hear = pipeline("audio-classification", model=str(run/"model"), device="cpu")
     row = table[(table.corpus == "people") & (table.repeat == 0)].iloc[0]
@@ -133,12 +141,13 @@ def test_a_run_of_other_published_speech_has_another_folder(files, monkeypatch):
 @pytest.mark.parametrize("given, words", [
     (dict(pre=dict(demo={})), "pre-fine-tuning on 'demo', which is tested here"), (dict(tests=["demo_phone"], pre=dict(demo_phone={})), "pre-fine-tuning on 'demo_phone', which is tested here"),
     (dict(tests=["demo_phone"], session="all"), "with session='all' every fold would test the other corpora again"), (dict(session="total"), "give corpora to test on in tests"),
-    (dict(tests=["demo_unlabelled"]), "has none of the classes"), (dict(corpus="demo_unlabelled"), "has no labels"), (dict(emotions=["sad"]), "has one class, 'sad'"),
+    (dict(tests=["calm.csv"]), "corpus 'calm' has none of the classes"), (dict(corpus="unlabelled.csv"), "has no labels"), (dict(emotions=["sad"]), "has one class, 'sad'"),
     (dict(session=10), "session 10 is out of range"), (dict(scheme="gendre"), "did you mean 'gender'"), (dict(protocol="correct"), "did you mean 'corrected'"), (dict(preset="huge"), "unknown preset"), (dict(tune="frozen"), "unknown tune"),
     (dict(tune="full", every=2), "averages frames of the cache"), (dict(head=dict(pooling_mode="max")), "is no pooling"), (dict(head=dict(pooling="mean")), "unknown option of the head"), (dict(training=dict(lr=1e-3)), "unknown training option"),
     (dict(head=dict(is_regression=True)), "is_regression"), (dict(augment=dict(a={})), "not in the cache"), (dict(low_seed=3, high_seed=2), "name no seed"), (dict(low_seed=-1), "low_seed"), (dict(session="0"), "session '0' is out of range"), (dict(epochs=3), "unknown parameter of exp7"), (dict(tests="demo_phone"), "exp7 expects list"),
     (dict(experiment_file="nowhere.json"), "no such file"), (dict(model_file="nowhere.json"), "no such file"), (dict(encoder="nowhere/at-all"), "nowhere/at-all")], ids=lambda v: " ".join(f"{k}={x}" for k, x in v.items())[:60] if isinstance(v, dict) else "")
-def test_refused_before_anything_is_computed(given, words, outputs, monkeypatch):
+def test_refused_before_anything_is_computed(given, words, files, outputs, monkeypatch):
+    given = {k: [here(files, n) if n.endswith(".csv") else n for n in v] if k == "tests" and isinstance(v, list) else here(files, v) if str(v).endswith(".csv") else v for k, v in given.items()}
     for name in ("states_of", "train_fold", "fine_tuned_on"): monkeypatch.setattr(f"ser_nb.fine_tuning.{name}", lambda *args, **more: pytest.fail("computed before it was refused"))
     if given.get("session") in (10, "0"): monkeypatch.setattr("ser_nb.fine_tuning.states_of", lambda of, *rest: SimpleNamespace(table=of.table, failures=of.table[:0]))
     with pytest.raises((ValueError, FileNotFoundError, OSError)) as caught: execute("exp7", **dict(dict(preset="tiny"), **given))
@@ -156,7 +165,7 @@ def test_misspelt_options_of_published_files(files, tmp_path):
 # ---- exp8 ------------------------------------------------------------------------------------------------------------
 
 def test_what_the_layers_know(files):
-    made = execute("exp8", corpus=str(files/"people"/"people.csv"), baselines=["eGeMAPSv02"], preset="tiny")
+    made = execute("exp8", corpus=here(files, "people.csv"), baselines=["eGeMAPSv02"], preset="tiny")
     run = made.run.folder
     metrics, manifest, partition = json.loads((run/"metrics.json").read_text()), json.loads((run/"manifest.json").read_text()), pd.read_csv(run/"partition.csv")
     assert {*metrics["layers"]} == {"tiny", "eGeMAPSv02"} and {*metrics["layers"]["tiny"]} == {"0", "1", "2"} and {*metrics["layers"]["eGeMAPSv02"]} == {"0"} and metrics["chance"] == .25
@@ -165,7 +174,7 @@ def test_what_the_layers_know(files):
     assert metrics["layers"]["tiny"][str(metrics["best"]["tiny"])]["uar"] == max(m["uar"] for m in metrics["layers"]["tiny"].values())
     cka = np.array(metrics["cka"]["tiny | tiny"])
     assert cka.shape == (3, 3) and np.allclose(np.diag(cka), 1, atol=1e-5) and np.allclose(cka, cka.T, atol=1e-5) and (0 <= cka).all() and cka[0, 2] < 1
-    heard, floor = metrics["cka_functionals"]["tiny | eGeMAPSv02"], metrics["cka_shuffled"]["tiny | eGeMAPSv02"]
+    heard, floor = metrics["cka_functionals"]["tiny | eGeMAPSv02"], metrics["cka_shuffled"]["tiny | eGeMAPSv02, shuffled"]
     assert len(heard) == len(floor) == 3 and 0 < min(floor) and np.mean(floor) < np.mean(heard)
     assert manifest["fitted"] and all(entry["test_rows"] == 0 for entry in manifest["fitted"])
     measures = pd.read_csv(run/"measures.csv")
@@ -174,8 +183,9 @@ def test_what_the_layers_know(files):
     assert {p.name for p in (run/"figures").iterdir()} == {"cka-0.png", "cka-functionals.png", "probes.png", "best.png"}
 
 
-@pytest.mark.parametrize("given, words", [(dict(pre=dict(demo={})), "pre-fine-tuning on 'demo', whose speakers are tested here"), (dict(baselines=["eGeMAPS"]), "did you mean 'eGeMAPSv02'"), (dict(normalise="speakers"), "did you mean 'speaker'"), (dict(corpus="demo_unlabelled"), "has no labels"),
+@pytest.mark.parametrize("given, words", [(dict(pre=dict(demo={})), "pre-fine-tuning on 'demo', whose speakers are tested here"), (dict(baselines=["eGeMAPS"]), "did you mean 'eGeMAPSv02'"), (dict(normalise="speakers"), "did you mean 'speaker'"), (dict(corpus="unlabelled.csv"), "has no labels"),
                                           (dict(encoders="tiny"), "exp8 expects list"), (dict(pre=dict(demo_phone=dict(lr=1))), "unknown training option")], ids=["pre", "baselines", "normalise", "unlabelled", "encoders", "training"])
-def test_layers_that_cannot_be_probed(given, words, outputs):
+def test_layers_that_cannot_be_probed(given, words, files, outputs):
+    if "corpus" in given: given = dict(corpus=here(files, given["corpus"]))
     with pytest.raises(ValueError) as caught: execute("exp8", **given, preset="tiny")
     assert words in str(caught.value) and not outputs.exists()

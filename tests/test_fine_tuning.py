@@ -58,7 +58,7 @@ def encoders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def corpora(): return {name: load_corpus(name) for name in ("demo", "demo_phone")}
+def demo(): return load_corpus("demo")
 
 
 def own_copy(folder, speech, speakers, sentences=2):
@@ -73,9 +73,9 @@ def own_copy(folder, speech, speakers, sentences=2):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, encoders, corpora):
+def study(tmp_path_factory, encoders, demo):
     "Four speakers, two of them trained on; their states; labels, class numbers and lengths"
-    speech = own_copy(tmp_path_factory.mktemp("speech"), corpora["demo"], ["d1f", "d2f", "d3m", "d4m"])
+    speech = own_copy(tmp_path_factory.mktemp("speech"), demo, ["d1f", "d2f", "d3m", "d4m"])
     fold, labels = make_partition(speech.table, "speakers")[0], sorted(set(speech.table.emotion))
     y, seconds = speech.table.emotion.map(labels.index).to_numpy(), speech.table.duration.to_numpy(float)
     states = states_of(speech, encoders["whisper"], 5)
@@ -147,8 +147,8 @@ def test_a_loss_that_is_not_finite_ends_the_training(with_dev, tmp_path):
     with pytest.raises(FloatingPointError, match=r"loss is not finite at update \d+: lower learning_rate"): train_head(list("abc"), data, made_up(seed=1) if with_dev else None, tmp_path, **QUICK)
 
 
-def test_speech_that_cannot_be_read(corpora, tmp_path):
-    broken = own_copy(tmp_path, corpora["demo"], ["d1f"], 1)
+def test_speech_that_cannot_be_read(demo, tmp_path):
+    broken = own_copy(tmp_path, demo, ["d1f"], 1)
     (tmp_path/broken.table.file[1]).write_bytes(b"RIFF")
     fine, failures = usable(broken)
     assert fine.tolist() == [True, False, True, True] and failures.file.tolist() == [broken.table.file[1]] and broken.table.file[1] in failures.reason[0]
@@ -180,7 +180,7 @@ def test_answers_come_in_the_order_of_the_rows(study, encoders, tmp_path):
 
 # ---- what is trained -------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("tune, family", [("full", "whisper"), ("full", "wav2vec2"), ("lora", "whisper"), ("lora", "wav2vec2")])
+@pytest.mark.parametrize("tune, family", [("full", "wav2vec2"), ("lora", "whisper")])
 def test_what_is_trained_of_an_encoder(study, encoders, tune, family, tmp_path):
     encoder, rows = encoders[family], study.fold.train[::2]
     before = weights(encoder.network)
@@ -363,15 +363,10 @@ def test_test_rows_are_never_heard_and_development_rows_are_refitted(study, enco
     assert fitted(study, encoders, on_frames(refit=True)) == trained and len(calls) == 2
     plain = fitted(study, encoders, on_frames())
     assert not torch.equal(load_model(plain).head.out.weight, load_model(trained).head.out.weight)
-
-
-def test_labels_of_development_rows_reach_a_refit_model(study, encoders):
-    "The same epochs, other labels of the development rows: the refitted model differs"
-    other = study.speech.table.emotion.copy()
-    other.iloc[study.fold.dev] = other.iloc[study.fold.dev[::-1]].to_numpy()
-    swapped = SimpleNamespace(**{**vars(study), "speech": replace(study.speech, table=study.speech.table.assign(emotion=other))})
-    way = on_frames(refit=True, training={**QUICK, "number_of_training_epochs": 1, "eval_steps": 4, "logging_steps": 4})
-    assert not torch.equal(load_model(fitted(study, encoders, way)).head.out.weight, load_model(fitted(swapped, encoders, way)).head.out.weight)
+    assert json.loads((plain/"model"/"recipe.json").read_text())["weights"] == [.25]*4
+    with pytest.raises(ValueError, match="has not heard single ones"): as_classifier(trained, encoders["whisper"])
+    with pytest.raises(ValueError, match="load that encoder"): as_classifier(trained, encoders["wav2vec2"])
+    with pytest.raises(FileNotFoundError, match="holds no recipe.json"): load_model(trained/"model")
 
 
 def test_a_search_hears_training_and_development_speakers_only_and_once(study, encoders, calls):
@@ -451,9 +446,9 @@ def test_augmented_speech_is_of_training_rows(study, encoders, monkeypatch):
     assert {e["what"]: (e["rows"], e["test_rows"]) for e in guard.log} == {"fine-tuning": (16, 0), "choice of epoch": (8, 0), "augmented union": (16, 0)}
 
 
-def test_the_published_split_is_a_leak(study, encoders, corpora, tmp_path):
+def test_the_published_split_is_a_leak(study, encoders, demo, tmp_path):
     "Speakers that lack a class are shuffled otherwise in it"
-    speech = corpora["demo"]
+    speech = demo
     table = speech.table[speech.table.groupby(["speaker", "emotion"]).cumcount() < 1]
     speech = replace(speech, table=table[~((table.speaker == sorted(set(table.speaker))[0]) & (table.emotion == "sad"))].reset_index(drop=True))
     fold = next(f for f in (grouped_by_class(speech.table, seed) for seed in range(20)) if leak(speech.table, f)["rows"] > 0)
@@ -475,30 +470,23 @@ def test_folds_that_cannot_be_trained(study, encoders):
 
 # ---- models and answers ----------------------------------------------------------------------------------------------
 
-def test_answers_on_a_corpus_that_lacks_a_class(study, encoders, corpora, tmp_path, monkeypatch):
+def test_answers_on_a_corpus_that_lacks_a_class(study, encoders, demo, tmp_path, monkeypatch):
     way = on_frames(every=None, training={**QUICK, "number_of_training_epochs": 1})
     means = states_of(study.speech, encoders["whisper"])
     trained = fitted(study, encoders, way, means)
-    phone = select(own_copy(tmp_path/"phone", corpora["demo_phone"], corpora["demo_phone"].table.speaker.unique()[:2], 1), emotion=["angry", "sad"])
+    phone = select(own_copy(tmp_path/"phone", demo, ["d5f", "d6m"], 1), emotion=["angry", "sad"])
+    phone = replace(phone, name="phone", table=phone.table.assign(corpus="phone"))
     states = states_of(phone, encoders["whisper"])
     def asked(corpus, states, rows): return answers(trained, corpus, states, rows, study.labels, 2, 1, 7)
     there = asked(phone, states, np.arange(4))
     assert {*there.truth} == {"angry", "sad"} and [c for c in there if c.startswith("p_")] == [f"p_{e}" for e in study.labels]
-    assert (there.fold == 2).all() and (there.repeat == 1).all() and (there.seed == 7).all() and (there.corpus == "demo_phone").all()
+    assert (there.fold == 2).all() and (there.repeat == 1).all() and (there.seed == 7).all() and (there.corpus == "phone").all()
     here = asked(study.speech, means, study.fold.test)
     both = check_predictions(pd.concat([here, there]))
-    assert len(both) == 12 and both.groupby("corpus").truth.nunique().to_dict() == dict(demo=4, demo_phone=2)
+    assert len(both) == 12 and both.groupby("corpus").truth.nunique().to_dict() == dict(demo=4, phone=2)
     for table in (here, there): assert (table.prediction == np.array(study.labels, object)[table[[f"p_{e}" for e in study.labels]].to_numpy().argmax(1)]).all()
     p = probabilities(as_classifier(trained, encoders["whisper"]), Rows(study.speech, study.fold.test), study.seconds[study.fold.test])
     np.testing.assert_allclose(here[[f"p_{e}" for e in study.labels]], p, atol=1e-2)
     monkeypatch.setattr(fine_tuning, "load_model", lambda folder: pytest.fail("answers are computed once"))
     pd.testing.assert_frame_equal(asked(phone, states, np.arange(4)), there)
     with pytest.raises(pytest.fail.Exception): asked(phone, states, np.arange(3))
-
-
-def test_models_that_are_none(study, encoders, tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no recipe.json"): load_model(tmp_path)
-    trained = fitted(study, encoders, on_frames(training={**QUICK, "number_of_training_epochs": 1}))
-    assert json.loads((trained/"model"/"recipe.json").read_text())["weights"] == [.25]*4
-    with pytest.raises(ValueError, match="has not heard single ones"): as_classifier(trained, encoders["whisper"])
-    with pytest.raises(ValueError, match="load that encoder"): as_classifier(trained, encoders["wav2vec2"])
