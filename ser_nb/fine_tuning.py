@@ -38,6 +38,7 @@ def recipe(
     if made["tune"] != "head" and made["every"] is not None: raise ValueError(f"every={made['every']} averages frames of the cache, tune='{made['tune']}' has none: leave it out, or use tune='head'")
     if made["tune"] == "head" and made["augment"]: raise ValueError("augmented speech is not in the cache that tune='head' trains on: use tune='lora' or 'full'")
     if made["tune"] == "head" and made["every"] is None and made["head"]["pooling_mode"] != "mean": raise ValueError(f"pooling_mode={made['head']['pooling_mode']!r} over the mean of a clip is no pooling: give every=1 (all frames) or more")
+    if made["head"]["is_regression"]: raise ValueError("is_regression=True predicts numbers, and a corpus has emotions: leave it out, or use fine_tune with the numbers themselves")
     if not isinstance(made["refit"], bool): raise ValueError(f"refit={made['refit']!r}: expected true or false")
     if not isinstance(made["search"], int) or made["search"] < 0: raise ValueError(f"search={made['search']!r}: expected a number of trials, 0 for none")
     if not 0 < made["search_share"] <= 1: raise ValueError(f"search_share={made['search_share']!r}: expected above 0, at most 1")

@@ -179,8 +179,8 @@ def test_what_the_layers_know(files):
     assert manifest["fitted"] and all(entry["test_rows"] == 0 for entry in manifest["fitted"])
     measures = pd.read_csv(run/"measures.csv")
     tested = partition[partition.part == "test"]
-    assert len(measures) == 4*48 and {*measures.system} == {"tiny", "eGeMAPSv02"} and len(tested) == 48 and set(measures.file) == set(tested.file)
-    assert {p.name for p in (run/"figures").iterdir()} == {"cka-0.png", "cka-functionals.png", "probes.png", "best.png"}
+    assert measures.groupby("system").size().to_dict() == {"tiny": 3*48, "tiny, layers together": 48, "eGeMAPSv02": 48} and len(tested) == 48 and set(measures.file) == set(tested.file)
+    assert {"cka-0.png", "cka-functionals.png", "probes.png", "best.png"} <= {p.name for p in (run/"figures").iterdir()}
 
 
 @pytest.mark.parametrize("given, words", [(dict(pre=dict(demo={})), "pre-fine-tuning on 'demo', whose speakers are tested here"), (dict(baselines=["eGeMAPS"]), "did you mean 'eGeMAPSv02'"), (dict(normalise="speakers"), "did you mean 'speaker'"), (dict(corpus="unlabelled.csv"), "has no labels"),

@@ -70,7 +70,7 @@ def write_reports(
                 _write_test_table(folder/"test"/corpus/"test.csv", table)
                 for seed, t in table.groupby("repeat"):
                     _write_run(folder/name/corpus/str(seed), t)
-                    rows.append(dict(model_name=name, dataset_name=corpus, model_path=Path(trained)/str(seed)/name if trained else "", eval_csv_path=folder/"test"/corpus, eval_out_path=folder/name/corpus/str(seed)))
+                    rows.append(dict(model_name=name, dataset_name=corpus, model_path=Path(trained)/str(t.seed.iat[0])/name if trained else "", eval_csv_path=folder/"test"/corpus, eval_out_path=folder/name/corpus/str(seed)))
                     bar.update()
             write_json(folder/name/"accuracies.json", {corpus: accuracies(t) for corpus, t in predictions.groupby("corpus")})
     return write_evaluations(folder/"evaluations.csv", rows)

@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 from torch import nn
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
-from ..core import AudioError, atomic_path, named_seed, progress, require
+from ..core import AudioError, atomic_path, named_seed, progress, require, save_tensors
 from ..data.audio import read_utterance
 from ..data.corpus import Corpus
 from ..features.ssl import Encoder, prepare
@@ -41,9 +42,9 @@ SELECT = ("loss", "accuracy", "f1score", "uar")
 TUNE = ("full", "lora", "head")
 _STEPS = (within(lambda v: 0 < v < 1 or v >= 1 and v % 1 == 0), "a whole number of updates, or a share of the training below 1")
 _EXPECTED = dict(learning_rate=(within(lambda v: 0 < v < 1), "a number above 0"), head_learning_rate=(lambda v: v is None or within(lambda x: 0 < x < 1)(v), "a number above 0, or None"),
-                 number_of_training_epochs=(within(lambda v: v > 0), "a number above 0"), per_device_batch_size=(whole(1), "1 or more"), gradient_accumulation=(whole(1), "1 or more"), eval_steps=_STEPS, logging_steps=_STEPS,
+                 number_of_training_epochs=(within(lambda v: 0 < v < math.inf), "a number above 0"), per_device_batch_size=(whole(1), "1 or more"), gradient_accumulation=(whole(1), "1 or more"), eval_steps=_STEPS, logging_steps=_STEPS,
                  select=(lambda v: v in SELECT, f"one of {', '.join(SELECT)}"), warmup=(within(lambda v: 0 <= v < 1), "a share below 1"), bf16=(lambda v: isinstance(v, bool), "true or false"),
-                 patience=(lambda v: isinstance(v, (list, tuple)) and all(len(p) == 2 and whole(1)(p[0]) and within(lambda x: x >= 0)(p[1]) for p in v), "a list of [looks, least gain]"))
+                 patience=(lambda v: isinstance(v, (list, tuple)) and all(isinstance(p, (list, tuple)) and len(p) == 2 and whole(1)(p[0]) and within(lambda x: x >= 0)(p[1]) for p in v), "a list of [looks, least gain]"))
 
 def training_settings(
     **given, # Some of `PUBLISHED`
@@ -146,6 +147,19 @@ class _Bar(TrainerCallback):
         self.bar.update(state.global_step - self.done)
         self.done = state.global_step
 
+class _Patience(TrainerCallback):
+    "Ends a training when so many looks in a row gained less; counted in the log, so that a kill changes nothing"
+    def __init__(self, select, looks, gain): self.name, self.sign, self.looks, self.gain = f"eval_{select}", -1 if select == "loss" else 1, looks, gain
+    def spent(self, log):
+        best, count = None, 0
+        for value in (self.sign*entry[self.name] for entry in log if self.name in entry):
+            count = 0 if best is None or value - best > self.gain else count + 1
+            best = value if best is None else max(best, value)
+        return count >= self.looks
+    def on_evaluate(self, args, state, control, **kwargs): control.should_training_stop |= self.spent(state.log_history)
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.spent(state.log_history): control.should_training_stop, control.should_evaluate, control.should_save = True, False, False
+
 class _Finite(TrainerCallback):
     "A training whose loss is not finite ends"
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -159,7 +173,7 @@ def _arguments(folder, options, seed, choose):
     return TrainingArguments(output_dir=str(folder), num_train_epochs=options["number_of_training_epochs"], learning_rate=options["learning_rate"], per_device_train_batch_size=options["per_device_batch_size"],
                              per_device_eval_batch_size=2*options["per_device_batch_size"], gradient_accumulation_steps=options["gradient_accumulation"], logging_steps=options["logging_steps"], warmup_steps=options["warmup"],
                              bf16=options["bf16"], use_cpu=not torch.cuda.is_available(), seed=seed, data_seed=seed, disable_tqdm=True, report_to="none", remove_unused_columns=False, label_names=["labels"],
-                             save_strategy="steps", save_steps=options["eval_steps"], save_total_limit=1, dataloader_pin_memory=torch.cuda.is_available(), restore_callback_states_from_checkpoint=True, **(looks if choose else {}))
+                             save_strategy="steps", save_steps=options["eval_steps"], save_total_limit=1, logging_nan_inf_filter=False, dataloader_pin_memory=torch.cuda.is_available(), **(looks if choose else {}))
 
 def _measures(n_classes, found):
     "UAR, accuracy and weighted F1 of a look"
@@ -192,18 +206,25 @@ def train(
     what:str="training", # For the progress bar
 )->pd.DataFrame: # step, epoch, loss and the dev set's loss, uar, accuracy, f1score of each look; the model has the best weights
     "Train a classifier by Trainer; raises FloatingPointError for a loss that is not finite"
-    callbacks = [_Finite(), *(EarlyStoppingCallback(n, gain) for n, gain in options["patience"] if dev is not None)]
+    callbacks = [_Finite(), *(_Patience(options["select"], n, gain) for n, gain in options["patience"] if dev is not None)]
     if logs is not None: callbacks.append(TensorBoardCallback(_writer(logs)))
-    updates = math.ceil(math.ceil(len(data)/options["per_device_batch_size"])/options["gradient_accumulation"])*math.ceil(options["number_of_training_epochs"])
-    logging.set_verbosity_error()
-    with progress(updates, what, "update") as bar, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning), warnings.filterwarnings("ignore", category=FutureWarning)
-        trainer = _Trainer(model, _arguments(folder, options, seed, dev is not None), data_collator=collate, train_dataset=data, eval_dataset=dev, compute_metrics=partial(_measures, n_outputs), callbacks=[*callbacks, _Bar(bar)])
-        trainer.head_learning_rate = options["head_learning_rate"]
-        trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    updates = math.ceil(math.ceil(math.ceil(len(data)/options["per_device_batch_size"])/options["gradient_accumulation"])*options["number_of_training_epochs"])
+    options, finished = dict(options, eval_steps=min(options["eval_steps"], updates)), Path(folder)/"finished"
+    if not finished.is_dir():
+        logging.set_verbosity_error()
+        with progress(updates, what, "update") as bar, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning), warnings.filterwarnings("ignore", category=FutureWarning)
+            trainer = _Trainer(model, _arguments(folder, options, seed, dev is not None), data_collator=collate, train_dataset=data, eval_dataset=dev, compute_metrics=partial(_measures, n_outputs), callbacks=[*callbacks, _Bar(bar)])
+            trainer.head_learning_rate = options["head_learning_rate"]
+            trainer.remove_callback(PrinterCallback)
+            trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        with atomic_path(finished) as part:
+            part.mkdir()
+            save_tensors(part/"weights.safetensors", model.state_dict())
+            trainer.state.save_to_json(part/"trainer_state.json")
+    model.load_state_dict(load_file(finished/"weights.safetensors"))
     model.eval()
-    return _history(trainer.state.log_history)
+    return _history(json.loads((finished/"trainer_state.json").read_text())["log_history"])
 
 def _writer(folder):
     from torch.utils.tensorboard import SummaryWriter
@@ -229,6 +250,10 @@ def class_weights(
     if (counts == 0).any(): raise ValueError(f"class {labels[int((counts == 0).argmax())]!r} has no training row: leave it out, or give a partition whose training part has it")
     return (1/counts).tolist()
 
+def _chosen_by_loss(head, options):
+    "A regression has no classes to be scored by"
+    if head.get("is_regression") and options["select"] != "loss": raise ValueError(f"select={options['select']!r} scores classes, and the head is a regression: use select='loss'")
+
 def fine_tune(
     encoder:Encoder, # Stays as it is: its weights are copied
     labels:list, # Classes in order, or names of the targets
@@ -244,6 +269,7 @@ def fine_tune(
 )->tuple: # (SSLClassifier in evaluation mode, looks as `train` returns them)
     "Fine-tune an encoder with a new head; raises ValueError for options that cannot train"
     options, head = training_settings(**options), head or {}
+    _chosen_by_loss(head, options)
     weights = None if head.get("is_regression") else class_weights(data.targets, labels)
     model = freeze(make_classifier(encoder, labels, seed, weights, **head), "cnn")
     trained = add_lora(model, rank, 2*rank, seed) if tune == "lora" else model
@@ -262,6 +288,7 @@ def train_head(
 )->tuple: # (OnFrames in evaluation mode, looks)
     "Train a head on frames of a frozen encoder; raises ValueError for options that cannot train"
     options, (states, _, width) = training_settings(**options), data[0][0].shape
+    _chosen_by_loss(head or {}, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(named_seed(seed, "head"))
         model = OnFrames(Head(width, states, len(labels), **(head or {})), None if (head or {}).get("is_regression") else class_weights(data.targets, labels))
