@@ -30,3 +30,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def quiet():
+    "No bars and no reports of transformers"
+    from transformers.utils import logging
+    level = logging.get_verbosity()
+    logging.set_verbosity_error(), logging.disable_progress_bar()
+    yield
+    logging.set_verbosity(level), logging.enable_progress_bar()

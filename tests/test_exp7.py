@@ -5,12 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from test_exp4 import execute
 from transformers import pipeline
-from transformers.utils import logging
 
 from ser_nb.core import write_json
 from ser_nb.data.audio import read_audio
@@ -22,25 +21,7 @@ from ser_nb.ssl_files import read_evaluations
 
 ROOT = Path(__file__).resolve().parents[1]
 NOUN = dict(angry="anger", happy="joy", neutral="neutrality", sad="sadness")
-pytestmark = [pytest.mark.usefixtures("quiet"), pytest.mark.filterwarnings("ignore:fewer than 20 utterances", "ignore:.*test speaker", "ignore:`is_gradient_checkpointing`:FutureWarning")]
-
-
-def execute(notebook, **given):
-    "The notebook's cells in this process, parameters injected where papermill injects them"
-    names = {"__name__": "__main__", "display": lambda *shown: None}
-    for cell in nbformat.read(ROOT/"nbs"/f"{notebook}.ipynb", as_version=4).cells:
-        if cell.cell_type != "code" or cell.source.startswith("%"): continue
-        exec(compile(cell.source, f"{notebook}.ipynb", "exec"), names)
-        if "parameters" in cell.metadata.get("tags", []): names.update(given)
-    return SimpleNamespace(**names)
-
-
-@pytest.fixture(scope="module")
-def quiet(one_thread):
-    level = logging.get_verbosity()
-    logging.set_verbosity_error(), logging.disable_progress_bar()
-    yield
-    logging.set_verbosity(level), logging.enable_progress_bar()
+pytestmark = [pytest.mark.usefixtures("one_thread", "quiet"), pytest.mark.filterwarnings("ignore:fewer than 20 utterances", "ignore:.*test speaker", "ignore:`is_gradient_checkpointing`:FutureWarning")]
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from scipy.io import wavfile
-from transformers.utils import logging
 
 from ser_nb import fine_tuning
 from ser_nb.core import LeakageError
@@ -41,14 +40,6 @@ class Mortal:
         self.heard.append(int(i))
         if len(self.heard) > self.reads: raise Killed
         return self.items[i]
-
-
-@pytest.fixture(scope="module")
-def quiet():
-    level = logging.get_verbosity()
-    logging.set_verbosity_error(), logging.disable_progress_bar()
-    yield
-    logging.set_verbosity(level), logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForAudioClassification, Trainer, TrainingArguments, pipeline
-from transformers.utils import logging
 
 import ser_nb
 from ser_nb.features.ssl import hidden_states, load_encoder, prepare, tiny_encoder
@@ -21,14 +20,6 @@ from ser_nb.models.ssl_classifier import (ATTENTION, CHANNELS, CHOICES, GROUPS, 
 
 pytestmark = [pytest.mark.usefixtures("one_thread", "quiet"), pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")]
 LABELS, MODES, FAMILIES = ["angry", "happy", "sad"], CHOICES["pooling_mode"], ["whisper", "wav2vec2", "hubert", "wavlm"]
-
-
-@pytest.fixture(scope="module")
-def quiet():
-    level = logging.get_verbosity()
-    logging.set_verbosity_error(), logging.disable_progress_bar()
-    yield
-    logging.set_verbosity(level), logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="module")

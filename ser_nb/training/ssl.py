@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import warnings
 from functools import partial
 from pathlib import Path
@@ -31,8 +30,8 @@ from ..core import AudioError, atomic_path, named_seed, progress, require, save_
 from ..data.audio import read_utterance
 from ..data.corpus import Corpus
 from ..features.ssl import Encoder, prepare
-from ..metrics import f1_macro, uar, war
-from ..models.ssl_classifier import Head, SSLClassifier, add_lora, freeze, head_loss, make_classifier
+from ..metrics import uar, war
+from ..models.ssl_classifier import Head, add_lora, freeze, head_loss, make_classifier
 from .loop import check_options, whole, within
 
 # %% ../../nbs/47_training.ssl.ipynb #e7ee6c69
