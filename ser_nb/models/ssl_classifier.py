@@ -9,6 +9,7 @@ __all__ = ['HEAD', 'CHOICES', 'ATTENTION', 'CHANNELS', 'GROUPS', 'MODEL_TYPE', '
 
 # %% ../../nbs/36_models.ssl_classifier.ipynb #3c2d4953
 import json
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -321,6 +322,7 @@ def add_lora(
     "Low-rank adaptation of the encoder; raises ImportError without peft"
     peft = require("peft", "peft")
     layers = ADAPTED.get(model.encoder.config.model_type, ["q_proj", "v_proj"])
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`")   # peft asks transformers by the old name
         torch.default_generator.manual_seed(named_seed(seed, "lora"))
         return peft.get_peft_model(model, peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, modules_to_save=["head"]))
