@@ -465,7 +465,7 @@ def test_answers_on_a_corpus_that_lacks_a_class(study, encoders, demo, tmp_path,
     way = on_frames(every=None, training={**QUICK, "number_of_training_epochs": 1})
     means = states_of(study.speech, encoders["whisper"])
     trained = fitted(study, encoders, way, means)
-    phone = select(own_copy(tmp_path/"phone", demo, ["d5f", "d6m"], 1), emotion=["angry", "sad"])
+    phone = select(own_copy(tmp_path/"phone", demo, ["d5f", "d5m"], 1), emotion=["angry", "sad"])
     phone = replace(phone, name="phone", table=phone.table.assign(corpus="phone"))
     states = states_of(phone, encoders["whisper"])
     def asked(corpus, states, rows): return answers(trained, corpus, states, rows, study.labels, 2, 1, 7)

@@ -91,7 +91,7 @@ def test_numbers_in_the_files(written):
 def test_evaluations_table(written):
     folder, _ = written
     table = read_evaluations(folder/"evaluations.csv")
-    assert tuple(table) == EVALUATIONS and table.model_path.to_list() == [f"trained/{s}/m" for s in (0, 1, 0, 1)] and table.dataset_name.to_list() == ["x", "x", "y", "y"]
+    assert tuple(table) == EVALUATIONS and table.model_path.to_list() == [f"trained/{s}/m" for s in (100, 101, 100, 101)] and table.dataset_name.to_list() == ["x", "x", "y", "y"]
     assert all((folder/"test"/d/"test.csv").samefile(f"{p}/test.csv") for d, p in zip(table.dataset_name, table.eval_csv_path))
 
 
