@@ -122,7 +122,7 @@ def _train(encoder, corpus, states, train, dev, guard, labels, y, recipe, seed, 
     "(model, looks)"
     duration = corpus.table.duration.to_numpy(float)
     if recipe["tune"] == "head":
-        def part(rows): return Labelled([states[int(i)] for i in rows] if recipe["every"] is None else _Some(states, rows), y[rows], duration[rows])
+        def part(rows): return Labelled(_Some(states, rows), y[rows], duration[rows])
         return train_head(labels, part(train), None if dev is None else part(dev), folder, seed, recipe["head"], logs, **recipe["training"])
     heard = augmented_union(corpus, train, augmentations(recipe["augment"]), guard, seed, encoder.sampling_rate)
     rows = heard.table["row"].to_numpy(int)

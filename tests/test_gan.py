@@ -27,16 +27,7 @@ from ser_nb.synthesis import AUGMENT, gan_options, synthetic_set
 from ser_nb.training import adversarial
 from ser_nb.training.adversarial import CURVES, PINNED, PUBLISHED, _one, _order, check_gan_options, pretrain_gan, train_gan
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*are pinned")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    "Tiny products gain nothing from threads, and sums of other orders would be other bytes"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*are pinned")]
 
 
 FEW = dict(dim_g=[9, 7, 9], dim_d=[8, 5], dim_c=[6], lr=dict(d=2e-3, g=1e-3), keep_prob=dict(d=.8, g=.8, c=.5), batch_size=8, train_epochs=5, decay=.5, decay_epochs=2)   # 3 steps an epoch

@@ -12,14 +12,7 @@ from ser_nb.models.mlp import init_mlp, mlp_logits, mlp_proba
 from ser_nb.models.svm import fit_svm, svm_proba
 from ser_nb.training.ensemble import _batches, train_ensemble
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    "Tiny products gain nothing from threads, and a busy machine makes them wait for each other"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OPTIONS = dict(hidden=[12, 7], lr=2e-3, batch_size=16, keep_prob=.7, train_epochs=5, n_classes=4)
 
