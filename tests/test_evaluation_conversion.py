@@ -16,8 +16,9 @@ from ser_nb.data.demo import demo_utterance
 from ser_nb.evaluation import conversion
 from ser_nb.evaluation.conversion import (
     AGAINST_TARGET, CEILING, COPY, FEW_UTTERANCES, MEASURES, SOURCE, TARGET, align, check_items, emotion_recogniser, evaluate_conversion, f0_errors, listening_table, mcd, mean_interval,
-    naturalness, phone_errors, phones, plot_measures, real_recalls, real_similarity, recognise, reference_rows, similarity, summary, thumbnail, voice, voiced)
+    naturalness, phone_errors, phones, plot_measures, real_recalls, real_similarity, recognise, reference_rows, similarity, summary, thumbnail, voiced)
 from ser_nb.features.cache import Features
+from ser_nb.features.speaker import voice
 from ser_nb.features.world import ALPHA, analyse, code_envelope, envelope, synthesise
 from ser_nb.run import check_predictions
 from ser_nb.statistics import holm, permutation_p

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['LAYOUTS', 'LOSSY', 'IEMOCAP_CODES', 'FOUR_CLASSES', 'MSP_IMPROV_CODES', 'MSP_IMPROV_SCENARIOS', 'EMODB_CODES',
            'EMOVO_CODES', 'URDU_CODES', 'SAVEE_CODES', 'RAVDESS_CODES', 'CREMAD_CODES', 'TESS_CODES', 'NEMO_CODES',
-           'EMOZIONALMENTE_CODES', 'ESD_CODES', 'ESD_WOMEN', 'ESD_LABELS', 'READERS', 'GENERIC', 'iemocap',
-           'four_classes', 'msp_improv', 'emodb', 'emovo', 'urdu', 'savee', 'ravdess', 'cremad', 'tess', 'nemo',
-           'emozionalmente', 'esd', 'tedlium2', 'librispeech', 'csv', 'audformat', 'folder', 'load_corpus']
+           'EMOZIONALMENTE_CODES', 'ESD_CODES', 'ESD_WOMEN', 'ESD_LABELS', 'NAMED_CODES', 'READERS', 'GENERIC',
+           'iemocap', 'four_classes', 'msp_improv', 'emodb', 'emovo', 'urdu', 'savee', 'ravdess', 'cremad', 'tess',
+           'nemo', 'emozionalmente', 'esd', 'tedlium2', 'librispeech', 'csv', 'audformat', 'folder', 'named_folder',
+           'load_corpus']
 
 # %% ../../nbs/13_data.readers.ipynb #aff339eb
 import io
@@ -21,7 +22,7 @@ import pandas as pd
 
 from ..core import check_name, data_root
 from .audio import is_audio
-from .corpus import Corpus, from_audformat, from_csv, make_corpus, map_emotions, select
+from .corpus import EMOTIONS, Corpus, from_audformat, from_csv, make_corpus, map_emotions, select
 
 # %% ../../nbs/13_data.readers.ipynb #fa90546b
 LAYOUTS = {
@@ -41,6 +42,7 @@ LAYOUTS = {
     "librispeech": "dev-clean/84/121123/84-121123-0000.flac",
     "csv": "a CSV with the columns file,label",
     "folder": "one sub-folder per emotion with audio in it, e.g. angry/any name.wav",
+    "named_folder": "audio named emotion_dataset_subject_anything, e.g. anger_EMOVO_f1_b1.wav",
     "audformat": "db.yaml and its tables",
 }
 
@@ -359,11 +361,32 @@ def folder(
     return _finish(root.name, rows, root, problems, layout=LAYOUTS["folder"])
 
 # %% ../../nbs/13_data.readers.ipynb #b6bebeed
-READERS = {f.__name__: f for f in (iemocap, msp_improv, tedlium2, emodb, emovo, emozionalmente, ravdess, cremad, savee, tess, urdu, nemo, esd, librispeech, csv, folder, audformat)}
-GENERIC = ("csv", "folder", "audformat")
+NAMED_CODES = {e: e for e in EMOTIONS} | {"anger": "angry", "happiness": "happy", "joy": "happy", "sadness": "sad", "fearful": "fear", "surprised": "surprise", "frustration": "frustrated"}
+_NAMED = r"(?P<emotion>[^_/]+)_(?P<dataset>[^_/]+)_(?P<speaker>[^_/]+)_(?P<rest>[^/]+)"
+
+def named_folder(
+    root, # Folder with the audio, at any depth
+    labels:dict=None, # Map from further words to `EMOTIONS`
+)->Corpus: # Named after the folder, less a final `_wav`; a speaker is `dataset-subject`
+    "Audio whose names say emotion, data set and speaker"
+    def row(emotion, dataset, speaker, rest): return dict(speaker=f"{dataset}-{speaker}", emotion=emotion.lower())
+    corpus, name = _read("named_folder", root, _NAMED, row, _codes(labels), ""), Path(root).expanduser().absolute().name.removesuffix("_wav")
+    return replace(corpus, name=name, table=corpus.table.assign(corpus=name))
+
+def _codes(labels): return NAMED_CODES | {word.lower(): emotion for word, emotion in (labels or {}).items()}
+
+def _named(root, labels):
+    "Whether most audio follows the convention"
+    audio = [f.rpartition(".")[0] for f in _files(LAYOUTS["named_folder"], root) if is_audio(f)]
+    fits = [m for m in (re.fullmatch("(?:.*/)?" + _NAMED, f) for f in audio) if m and m["emotion"].lower() in _codes(labels)]
+    return len(fits) > len(audio)/2
+
+# %% ../../nbs/13_data.readers.ipynb #b38d9a5f
+READERS = {f.__name__: f for f in (iemocap, msp_improv, tedlium2, emodb, emovo, emozionalmente, ravdess, cremad, savee, tess, urdu, nemo, esd, librispeech, csv, folder, named_folder, audformat)}
+GENERIC = ("csv", "folder", "named_folder", "audformat")
 
 def load_corpus(
-    corpus:str, # A name of `READERS`, `demo`, `demo_phone`, `demo_unlabelled`, or the path of a CSV, of an audformat database or of a folder of labels
+    corpus:str, # A name of `READERS`, `demo`, `demo_phone`, `demo_unlabelled`, or the path of a CSV, of an audformat database, of a folder of labels or of audio with labels in its names
     root=None, # Where it lies; None = `$SER_NB_DATA/<name>`, or the path itself
     labels:dict=None, # Map from its labels to `EMOTIONS`; for a named corpus, from the house's labels to merged ones
 )->Corpus: # The corpus
@@ -382,6 +405,6 @@ def _from_path(name, known, root, labels):
     path = Path(name).expanduser()
     if path.is_file() or path.suffix.lower() == ".csv": return from_csv(path, root, labels=labels)
     if (path/"db.yaml").is_file(): return from_audformat(path, root, labels=labels)
-    if path.is_dir(): return folder(path, labels)
+    if path.is_dir(): return named_folder(path, labels) if _named(path, labels) else folder(path, labels)
     if len(path.parts) > 1: raise FileNotFoundError(f"{name}: no such file or folder; expected a CSV, an audformat database, a folder of labels, or one of the names {', '.join(known)}")
     check_name(name, known, "corpus")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SOURCE', 'COPY', 'CEILING', 'TARGET', 'REFERENCES', 'MEASURES', 'EXTRAS', 'AGAINST_TARGET', 'DECIBEL', 'COUNTED',
-           'FEW_UTTERANCES', 'STYLE', 'align', 'mcd', 'voiced', 'f0_errors', 'voice', 'similarity', 'real_similarity',
+           'FEW_UTTERANCES', 'STYLE', 'align', 'mcd', 'voiced', 'f0_errors', 'similarity', 'real_similarity',
            'naturalness', 'phones', 'phone_errors', 'emotion_recogniser', 'recognise', 'mean_interval', 'real_recalls',
            'check_items', 'reference_rows', 'evaluate_conversion', 'summary', 'plot_measures', 'thumbnail',
            'listening_table']
@@ -28,6 +28,7 @@ from ..data.partition import Fold, Guard, speakers_of
 from ..data.transform import apply_scaler, fit_scaler
 from ..features.cache import Features, join
 from ..features.functionals import functionals_of
+from ..features.speaker import ge2e, voice
 from ..features.world import SAMPLING_RATE, SILENCE, World, analyse, frame_levels, synthesise
 from ..models.svm import fit_svm, svm_proba
 from ..statistics import bootstrap, holm, interval, permutation_p
@@ -87,29 +88,6 @@ def f0_errors(
     return dict(f0_rmse=float(np.sqrt(np.mean((x - y)**2))), f0_correlation=float(np.corrcoef(x, y)[0, 1]) if varies else np.nan, voiced=float(both.mean()), reason="" if varies else "F0 does not vary where both are voiced")
 
 # %% ../../nbs/51_evaluation.conversion.ipynb #eecc68cc
-@functools.cache
-def _voice_encoder():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return require("resemblyzer", "speaker").VoiceEncoder("cpu", verbose=False)
-
-def voice(
-    signal, # Shape (n,) or (channels, n)
-    sampling_rate:int, # Hz
-)->np.ndarray: # float32 of length 1, shape (256,); raises AudioError without speech
-    "GE2E embedding of who speaks"
-    encoder, package = _voice_encoder(), require("resemblyzer", "speaker")
-    signal = package.preprocess_wav(np.clip(_at_16k(signal, sampling_rate), -1, 1))
-    if not len(signal): raise AudioError("signal: the voice activity detector of Resemblyzer finds no speech in it, so there is no voice to compare")
-    return encoder.embed_utterance(signal)
-
-def _at_16k(signal, sampling_rate, name="signal"):
-    "Mono at 16 kHz; AudioError says which signal is of no use"
-    try: signal = mono(signal)
-    except AudioError as e: raise AudioError(f"{name}: {e}") from None
-    return resample(check_signal(signal, sampling_rate, name), sampling_rate, SAMPLING_RATE)
-
-# %% ../../nbs/51_evaluation.conversion.ipynb #f067dfba
 def similarity(
     embedding:np.ndarray, # `voice` of a converted signal, shape (256,)
     references:np.ndarray, # `voice` of real utterances of the speaker, shape (n, 256)
@@ -129,7 +107,7 @@ def real_similarity(
     low, high = interval(of(drawn[(drawn > 0).sum(1) > 1]))
     return dict(value=float(of(np.ones(n))), low=low, high=high, n=n)
 
-# %% ../../nbs/51_evaluation.conversion.ipynb #33ee72e1
+# %% ../../nbs/51_evaluation.conversion.ipynb #d2e7e31a
 def naturalness(
     signal, # Shape (n,) or (channels, n)
     sampling_rate:int, # Hz
@@ -139,7 +117,13 @@ def naturalness(
     found = require("speechmos.dnsmos", "quality").run(signal if len(signal) >= n else np.resize(signal, n), SAMPLING_RATE)
     return {name: float(found[key]) for name, key in (("overall", "ovrl_mos"), ("signal", "sig_mos"), ("background", "bak_mos"), ("p808", "p808_mos"))}
 
-# %% ../../nbs/51_evaluation.conversion.ipynb #452bb2b9
+def _at_16k(signal, sampling_rate, name="signal"):
+    "Mono at 16 kHz; AudioError says which signal is of no use"
+    try: signal = mono(signal)
+    except AudioError as e: raise AudioError(f"{name}: {e}") from None
+    return resample(check_signal(signal, sampling_rate, name), sampling_rate, SAMPLING_RATE)
+
+# %% ../../nbs/51_evaluation.conversion.ipynb #9af4b1df
 def phones(
     signal, # Shape (n,) or (channels, n)
     sampling_rate:int, # Hz
@@ -165,7 +149,7 @@ def phone_errors(
         for j, other in enumerate(reference, 1): edits.append(min(before[j] + 1, edits[-1] + 1, before[j - 1] + (phone != other)))
     return edits[-1]/len(reference)
 
-# %% ../../nbs/51_evaluation.conversion.ipynb #e2153f06
+# %% ../../nbs/51_evaluation.conversion.ipynb #05aa4faa
 COUNTED = .5  # recall on real speech from which on a conversion to an emotion counts
 
 def emotion_recogniser(
@@ -186,7 +170,7 @@ def emotion_recogniser(
     weights = fit_svm(Z, pd.Index(labels).get_indexer(others.table.emotion.to_numpy(object)))
     return dict(labels=labels, features=features, speaker=who[mine[0]], own=own.table, scaler=scaler, weights=weights, fitted=guard.log)
 
-# %% ../../nbs/51_evaluation.conversion.ipynb #d86fe14a
+# %% ../../nbs/51_evaluation.conversion.ipynb #e2153f06
 def recognise(
     recogniser:dict, # `emotion_recogniser` of the speaker
     clips, # His utterances as `Features`, or a list of signals, (signal, Hz) each
@@ -205,7 +189,7 @@ def recognise(
     p = svm_proba(recogniser["weights"], apply_scaler(X, recogniser["scaler"]))[0]
     return table.assign(prediction=np.array(labels, object)[p.argmax(1)], **{f"p_{e}": p[:, i] for i, e in enumerate(labels)})
 
-# %% ../../nbs/51_evaluation.conversion.ipynb #6efc25ed
+# %% ../../nbs/51_evaluation.conversion.ipynb #9f239ac7
 def mean_interval(
     values, # One number per utterance, shape (n,)
     seed:int=0, # Of the bootstrap
@@ -223,7 +207,7 @@ def real_recalls(
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["recall", "low", "high", "n"]).rename_axis("emotion")
     return table.assign(counted=table.recall >= COUNTED)
 
-# %% ../../nbs/51_evaluation.conversion.ipynb #6ba8b3ea
+# %% ../../nbs/51_evaluation.conversion.ipynb #3c7337fc
 def check_items(
     items, # Dictionaries, see above
     signals:tuple=("source", "target", "converted"), # Those that are needed; `target` may be None or absent
@@ -243,7 +227,7 @@ def check_items(
             item[signal] = _at_16k(*item[signal], f"{name}, {signal}")
     return items
 
-# %% ../../nbs/51_evaluation.conversion.ipynb #668ed496
+# %% ../../nbs/51_evaluation.conversion.ipynb #6ba8b3ea
 def reference_rows(
     utterances, # Dictionaries with `utterance`, `source` and, where there is one, `target`
     **options, # Of the WORLD analysis, see `ser_nb.features.world.ANALYSIS`
@@ -257,7 +241,7 @@ def reference_rows(
         rows += [dict(u, system=system, converted=converted) for system, converted in made.items()]
     return rows
 
-# %% ../../nbs/51_evaluation.conversion.ipynb #71d31f08
+# %% ../../nbs/51_evaluation.conversion.ipynb #bed01001
 def _against_target(item, once, options):
     "(values, reasons) of `AGAINST_TARGET`"
     if item["target"] is None: return {}, dict.fromkeys(AGAINST_TARGET, "no target")
@@ -297,7 +281,7 @@ def _keep():
         return kept[key]
     return once
 
-# %% ../../nbs/51_evaluation.conversion.ipynb #3f4ef2cd
+# %% ../../nbs/51_evaluation.conversion.ipynb #71d31f08
 def evaluate_conversion(
     items, # Dictionaries, see above
     measures:tuple=AGAINST_TARGET, # Some of `MEASURES`
@@ -311,7 +295,7 @@ def evaluate_conversion(
         if measure in EXTRAS: require(*EXTRAS[measure])
     if "similarity" in measures and (references is None or not len(references)): raise ValueError("measure 'similarity' needs references: voice(signal, Hz) of other real utterances of the speaker")
     if "recognised" in measures and recogniser is None: raise ValueError("measure 'recognised' needs a recogniser: emotion_recogniser(others, own)")
-    if "similarity" in measures: _voice_encoder()
+    if "similarity" in measures: ge2e()
     items = check_items(items)
     if "recognised" in measures:
         for item in items: check_name(item.get("emotion"), recogniser["labels"], f"target emotion of utterance {item['utterance']!r}")
@@ -326,7 +310,7 @@ def evaluate_conversion(
             bar.update()
     return pd.DataFrame([row for item in items for row in next(made[item["utterance"]])])
 
-# %% ../../nbs/51_evaluation.conversion.ipynb #f08ddf56
+# %% ../../nbs/51_evaluation.conversion.ipynb #0afc82e7
 FEW_UTTERANCES = 20
 
 def summary(
@@ -354,7 +338,7 @@ def summary(
     for _, part in table[table.p.notna()].groupby("measure"): table.loc[part.index, "p_holm"] = holm(part.p)
     return table[["measure", "system", "mean", "low", "high", "n", "difference", "difference_low", "difference_high", "p", "p_holm", "small", "counted"]]
 
-# %% ../../nbs/51_evaluation.conversion.ipynb #77114366
+# %% ../../nbs/51_evaluation.conversion.ipynb #dec9b4b1
 def plot_measures(
     table:pd.DataFrame, # As `summary` returns it
     title:str="", # Over the figure
@@ -383,7 +367,7 @@ def plot_measures(
     figure.suptitle(f"{title}{' · ' if title else ''}{table.n.max()} utterances{' (small test set)' if table.small.any() else ''}", fontsize=10)
     return figure
 
-# %% ../../nbs/51_evaluation.conversion.ipynb #e46cff2e
+# %% ../../nbs/51_evaluation.conversion.ipynb #68005d2f
 def _flac(signal):
     import soundfile
     buffer = io.BytesIO()
@@ -405,7 +389,7 @@ def thumbnail(
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
-# %% ../../nbs/51_evaluation.conversion.ipynb #affd4dc3
+# %% ../../nbs/51_evaluation.conversion.ipynb #e46cff2e
 STYLE = """.listening table {border-collapse: collapse} .listening th, .listening td {padding: 4px 8px; text-align: left; vertical-align: bottom; font: 13px sans-serif}
 .listening td {border-top: 1px solid #8886} .listening img {display: block; height: 64px} .listening audio {display: block; width: 180px; height: 30px; margin-top: 2px}"""
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import AudioError, atomic_path, cache_root, check_name, key_of, progress
+from ..core import AudioError, cache_root, check_name, key_of, progress
 from ..data.audio import check_signal, mono, read_utterance, resample
 from ..data.corpus import Corpus
-from .cache import content_key, file_digest
+from .cache import find_entries, kept_rows, mapped_entry, one_thread, save_entry
 
 # %% ../../nbs/25_features.ssl.ipynb #c3e43c6e
 FAMILIES = ("whisper", "wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio", "wav2vec2-conformer")
@@ -362,36 +362,19 @@ def made_of(
     import transformers
     return dict(options, encoder=encoder.key, window=WINDOW, format=1, transformers=transformers.__version__, libsndfile=soundfile.__libsndfile_version__, soxr=soxr.__version__)
 
-def _load(path, shape):
-    "An entry, memory-mapped, or None when there is no sound one; None in `shape` is any length"
-    try: entry = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError): return None
-    right = entry.dtype == np.float16 and entry.ndim == len(shape) and all(a in (None, b) for a, b in zip(shape, entry.shape))
-    return entry if right else None
-
 def _save(path, values, file):
     "Write an entry in half precision"
     with np.errstate(over="ignore"): half = np.asarray(values).astype("float16")
     if not np.isfinite(half).all(): raise AudioError(f"{file}: the encoder gives values that half precision cannot hold (up to {np.abs(values).max():.3g}); look at its weights and at the recording")
-    with atomic_path(path) as part:
-        with open(part, "wb") as f: np.save(f, half)
+    save_entry(path, half, "float16")
 
 # %% ../../nbs/25_features.ssl.ipynb #a2e7201d
-@contextlib.contextmanager
-def _one_thread():
-    "Threads of torch's own only wait for each other where each clip has a thread"
-    import torch
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(threads)
-
 def _entries(corpus, encoder, made, shape, compute, workers):
     "Paths of all entries, their keys, reasons by row of what failed, and how many were computed"
     from concurrent.futures import ThreadPoolExecutor
-    table, made = corpus.table, key_of(made)
+    table = corpus.table
     spans = [(f"{corpus.root}/{f}", a, b) for f, a, b in zip(table.file, table.start, table.end)]
-    keys, paths, reasons, digests, missing, seconds = [""]*len(table), [""]*len(table), {}, {}, [], table.duration.tolist()
+    seconds = table.duration.tolist()
 
     def work(batch):
         read = []
@@ -404,29 +387,16 @@ def _entries(corpus, encoder, made, shape, compute, workers):
         return len(batch)
 
     with progress(len(table), f"{Path(encoder.name).name} on {corpus.name}") as bar:
-        for i, (file, start, end) in enumerate(spans):
-            try: keys[i] = content_key(digests.get(file) or digests.setdefault(file, file_digest(file)), start, end, made)
-            except AudioError as e: reasons[i] = str(e)
-            else: paths[i] = f"{cache_root()}/ssl/{keys[i][:2]}/{keys[i]}.npy"
-            if i in reasons or _load(paths[i], shape) is not None: bar.update()
-            else: missing.append(i)
+        keys, paths, reasons, missing = find_entries(corpus, key_of(made), cache_root()/"ssl", lambda i, path: mapped_entry(path, shape) is not None, bar)
         budget = 0. if sees_padding(encoder.network.config) else BUDGET.get(encoder.network.device.type, BUDGET["cpu"])
         long = [i for i in missing if seconds[i] > WINDOW]
         rest = [i for i in missing if seconds[i] <= WINDOW]
         batches = [[i] for i in long] + [[rest[j] for j in batch] for batch in buckets([seconds[i] for i in rest], budget)]
-        with _one_thread(), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        with one_thread(), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             for n in pool.map(work, batches): bar.update(n)
     return paths, keys, reasons, sum(i not in reasons for i in missing)
 
 # %% ../../nbs/25_features.ssl.ipynb #063c5bbe
-def _kept(corpus, keys, reasons):
-    "Rows that have an entry; their table, the failures and the key"
-    failed = sorted(reasons)
-    failures = corpus.table.iloc[failed][["file", "start", "end"]].assign(reason=[reasons[i] for i in failed]).reset_index(drop=True)
-    if len(failed) == len(keys): raise ValueError(f"corpus {corpus.name!r}: no utterance could be encoded, all {len(keys)} failed; the first: {failures.reason.iat[0]}")
-    kept = [i for i in range(len(keys)) if i not in reasons]
-    return kept, corpus.table.iloc[kept].reset_index(drop=True), failures, key_of([keys[i] for i in kept])
-
 @dataclass(frozen=True)
 class Embeddings:
     "A vector for each state of each utterance"
@@ -455,7 +425,7 @@ def embeddings(
         if len(signals) == 1: return [_pooled([_moments(_each(encoder, [part])[0]) for part in _pieces(encoder, signals[0])], pooling)]
         return [_pooled([_moments(states)], pooling) for states in _each(encoder, signals)]
     paths, keys, reasons, computed = _entries(corpus, encoder, made_of(encoder, pooling=pooling), shape, compute, workers)
-    kept, table, failures, key = _kept(corpus, keys, reasons)
+    kept, table, failures, key = kept_rows(corpus, keys, reasons, "could be encoded")
     X = np.empty((len(kept), *shape), "float32")
     for row, i in enumerate(kept): X[row] = np.load(paths[i])
     return Embeddings(X, table, failures, key, computed)
@@ -496,7 +466,7 @@ def frames(
         if len(signals) == 1: return [np.concatenate([_averaged(_each(encoder, [part])[0], every) for part in _pieces(encoder, signals[0], every)], 1)]
         return [_averaged(states, every) for states in _each(encoder, signals)]
     paths, keys, reasons, computed = _entries(corpus, encoder, made_of(encoder, every=every), (encoder.n_states, None, encoder.width), compute, workers)
-    kept, table, failures, key = _kept(corpus, keys, reasons)
+    kept, table, failures, key = kept_rows(corpus, keys, reasons, "could be encoded")
     return Frames([paths[i] for i in kept], table, failures, key, computed)
 
 # %% ../../nbs/25_features.ssl.ipynb #99e1febe

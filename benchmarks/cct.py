@@ -1,0 +1,110 @@
+"Training and inference of the compact transformer: images a second beside the same network as anybody would write it from torch's parts, and beside one large matrix product of the same dtype"
+import argparse
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ser_nb.models.cct import CCT, SIZES
+
+ROUNDS, SECONDS_OF_SPEECH = 3, 4.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class PlainBlock(nn.Module):
+    "As in timm: one module per operation, torch's scaled_dot_product_attention"
+    def __init__(self, dim, heads, mlp_ratio, attention_dropout, rate):
+        super().__init__()
+        self.heads, self.attention_dropout, self.rate = heads, attention_dropout, rate
+        self.before, self.between, self.qkv, self.out = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.Linear(dim, 3*dim, bias=False), nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, dim*mlp_ratio), nn.GELU(), nn.Linear(dim*mlp_ratio, dim))
+
+    def path(self, x):
+        if not self.rate or not self.training: return x
+        return x*x.new_empty(len(x), 1, 1).bernoulli_(1 - self.rate).div_(1 - self.rate)
+
+    def forward(self, x):
+        b, n, d = x.shape
+        q, k, v = self.qkv(self.before(x)).reshape(b, n, 3, self.heads, d//self.heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attention_dropout if self.training else 0.)
+        x = self.between(x + self.path(self.out(y.transpose(1, 2).reshape(b, n, d))))
+        return x + self.path(self.mlp(x))
+
+
+class Plain(nn.Module):
+    "The network without speaker, from torch's own modules"
+    def __init__(self, size, n_classes=4):
+        super().__init__()
+        c = SIZES[size]
+        def layer(a, b): return [nn.Conv2d(a, b, 7, 2, 3, bias=False), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        self.tokenizer = nn.Sequential(*layer(3, c["conv_width"]), *layer(c["conv_width"], c["dim"]), nn.Flatten(2))
+        self.positions = nn.Parameter(torch.zeros(1, (c["image_size"]//16)**2, c["dim"]))
+        self.blocks = nn.Sequential(*(PlainBlock(c["dim"], c["heads"], c["mlp_ratio"], c["attention_dropout"], r) for r in torch.linspace(0, c["drop_path"], c["layers"]).tolist()))
+        self.norm, self.pool, self.head = nn.LayerNorm(c["dim"]), nn.Linear(c["dim"], 1), nn.Linear(c["dim"], n_classes)
+
+    def forward(self, x):
+        x = self.norm(self.blocks(self.tokenizer(x).transpose(1, 2) + self.positions))
+        return self.head((self.pool(x).softmax(1).transpose(1, 2) @ x)[:, 0])
+
+
+def flops(size):
+    "Products of a picture's forward pass, and of a training step with it: the picture itself needs no gradient"
+    c = SIZES[size]
+    side, n = c["image_size"], (c["image_size"]//16)**2
+    first, second = 2*(side//2)**2*c["conv_width"]*c["channels"]*49, 2*(side//8)**2*c["dim"]*c["conv_width"]*49
+    block = 2*n*c["dim"]**2*(4 + 2*c["mlp_ratio"]) + 4*n*n*c["dim"]
+    forward = first + second + c["layers"]*block
+    return forward, 3*forward - first
+
+
+def training(model, size, batch, dtype):
+    "A step on pictures in memory: fused AdamW, smoothed cross entropy"
+    model = model.to(DEVICE).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=.05, fused=True)
+    x, y = torch.randn(batch, 3, *[SIZES[size]["image_size"]]*2, device=DEVICE), torch.arange(batch, device=DEVICE) % 4
+    def step():
+        with torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32): loss = F.cross_entropy(model(x).float(), y, label_smoothing=.01)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return step
+
+
+def product(dtype):
+    n = 8192 if DEVICE == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
+    return lambda: a @ b, 2*n**3
+
+
+def seconds(work, times):
+    start = time.perf_counter()
+    for _ in range(times): work()
+    if DEVICE == "cuda": torch.cuda.synchronize()
+    return (time.perf_counter() - start)/times
+
+
+def compare(size, batch, dtype):
+    "In turns, so that a busy machine hits all alike; medians"
+    torch.manual_seed(0)
+    mm, n = product(dtype)
+    works = dict(mm=mm, ours=training(CCT(size), size, batch, dtype), plain=training(Plain(size), size, batch, dtype))
+    for work in works.values(): work()
+    taken = {name: [] for name in works}
+    for _ in range(ROUNDS):
+        for name, work in works.items(): taken[name].append(seconds(work, 3 if name == "mm" else 1))
+    mm, ours, plain = (float(np.median(taken[name])) for name in works)
+    rate, share = n/mm, flops(size)[1]*batch/ours*mm/n
+    print(f"{size}, training, {str(dtype)[6:]}, batch {batch}: {batch/ours:.1f} images/s; {plain/ours:.2f} times the plain network (bar 1.0); {share:.0%} of a large product's {rate/1e9:.0f} GFLOP/s (bar 60 %)", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", default="cct_14_7x2_224")
+    a = parser.parse_args()
+    for dtype in (torch.float32, torch.bfloat16): compare(a.size, a.batch, dtype)
+
+
+if __name__ == "__main__": main()
