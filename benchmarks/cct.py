@@ -1,4 +1,4 @@
-"Training and inference of the compact transformer: images a second beside the same network as anybody would write it from torch's parts, and beside one large matrix product of the same dtype"
+"The compact transformer: training beside the same network from torch's own parts and beside one large product of the same dtype, what its pictures cost, and inference against real time"
 import argparse
 import time
 
@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ser_nb.features.mel_augment import augment, drawn
+from ser_nb.features.spectrogram import SAMPLING_RATE, log_mel, paint, view
 from ser_nb.models.cct import CCT, SIZES
 
-ROUNDS, SECONDS_OF_SPEECH = 3, 4.
+ROUNDS, SECONDS = 3, 4   # SECONDS of speech in a picture
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -85,18 +87,44 @@ def seconds(work, times):
     return (time.perf_counter() - start)/times
 
 
+def inputs(size, batch):
+    "Signals to augmented pictures: spectrogram and all that follows, and what follows alone (spectrograms are kept on disk)"
+    side = SIZES[size]["image_size"]
+    signals = torch.randn(batch, SECONDS*SAMPLING_RATE, generator=torch.Generator().manual_seed(0)).to(DEVICE)*.1
+    mels = [mel.half() for mel in log_mel(signals)]
+    names = drawn(list(range(batch)), "time_freq_aug", 0, 0)
+    def pictures(mels):
+        V, widths = view(mels, side)
+        return paint(augment(V, widths, names, list(range(batch)))[0])
+    return lambda: pictures(list(log_mel(signals))), lambda: pictures(mels)
+
+
 def compare(size, batch, dtype):
-    "In turns, so that a busy machine hits all alike; medians"
+    "In turns, so that a busy machine hits all alike; medians, and of ratios those of each turn"
     torch.manual_seed(0)
     mm, n = product(dtype)
-    works = dict(mm=mm, ours=training(CCT(size), size, batch, dtype), plain=training(Plain(size), size, batch, dtype))
+    everything, augmented = inputs(size, batch)
+    works = dict(mm=mm, ours=training(CCT(size), size, batch, dtype), plain=training(Plain(size), size, batch, dtype), everything=everything, augmented=augmented)
     for work in works.values(): work()
     taken = {name: [] for name in works}
     for _ in range(ROUNDS):
-        for name, work in works.items(): taken[name].append(seconds(work, 3 if name == "mm" else 1))
-    mm, ours, plain = (float(np.median(taken[name])) for name in works)
-    rate, share = n/mm, flops(size)[1]*batch/ours*mm/n
-    print(f"{size}, training, {str(dtype)[6:]}, batch {batch}: {batch/ours:.1f} images/s; {plain/ours:.2f} times the plain network (bar 1.0); {share:.0%} of a large product's {rate/1e9:.0f} GFLOP/s (bar 60 %)", flush=True)
+        for name, work in works.items(): taken[name].append(seconds(work, 1 if name in ("ours", "plain") and size != "tiny" else 3))
+    t = {name: np.array(v) for name, v in taken.items()}
+    ours, share = np.median(t["ours"]), np.median(flops(size)[1]*batch/t["ours"]/(n/t["mm"]))
+    print(f"{size}, training, {str(dtype)[6:]}, batch {batch}: {batch/ours:.1f} images/s; {np.median(t['plain']/t['ours']):.2f} times the plain network (bar 1.0); "
+          f"{share:.0%} of a large product's {n/np.median(t['mm'])/1e9:.0f} GFLOP/s (bar 60 %); pictures take {np.median(t['everything']/t['ours']):.1%} of a step (bar 10 %), {np.median(t['augmented']/t['ours']):.1%} from spectrograms on disk", flush=True)
+
+
+def infer(size):
+    "One clip after another: signal to probabilities on one core; the network alone beside it"
+    torch.set_num_threads(1)
+    model, signal = CCT(size).eval(), torch.randn(SECONDS*SAMPLING_RATE)*.1
+    images = paint(view([log_mel(signal)], SIZES[size]["image_size"])[0])
+    with torch.inference_mode():
+        def clip(): return model(paint(view([log_mel(signal)], SIZES[size]["image_size"])[0])).softmax(1)
+        for work in (clip, lambda: model(images)): work()
+        whole, alone = (np.median([seconds(work, 3) for _ in range(5)]) for work in (clip, lambda: model(images)))
+    print(f"{size}, inference, float32, 1 core: {1e3*whole:.1f} ms for {SECONDS} s of speech = real-time factor {whole/SECONDS:.4f} (bar 0.05), {1e3*alone:.1f} ms of it the network", flush=True)
 
 
 def main():
@@ -105,6 +133,7 @@ def main():
     parser.add_argument("--size", default="cct_14_7x2_224")
     a = parser.parse_args()
     for dtype in (torch.float32, torch.bfloat16): compare(a.size, a.batch, dtype)
+    if DEVICE == "cpu": infer(a.size)
 
 
 if __name__ == "__main__": main()

@@ -19,12 +19,14 @@ from .core import atomic_path, cache_root, check_name, key_of, named_seed, progr
 from .data.corpus import Corpus
 from .data.cross_corpus import BALANCE, balance
 from .data.partition import Fold, Guard
+from .features.cache import file_digest
 from .features.mel_augment import GROUPS, augment, drawn
 from .features.speaker import SPEAKERS, fit_projection, front_end, project, voices
 from .features.spectrogram import COLOURS, SIDE, WINDOWS, Mels, faithful_paint, faithful_picture, join, mel_spectrograms, paint, view
 from .models.cct import BASELINES, SIZES, VARIANTS, load_imagenet, make_model
-from .models.vggvox import VGGVox, load_vggvox
+from .models.vggvox import load_vggvox
 from .run import code_key, stage
+from .training.loop import whole, within
 from .training.images import PUBLISHED, probabilities as answered, train_images, training_options
 from .training.voice import seeded
 
@@ -34,8 +36,8 @@ CROP = .9   # of the published evaluation
 
 def recipe(
     **given, # Some of `RECIPE`
-)->dict: # All of them, `training` complete, `speaker` None where the variant has none; raises ValueError for what doesn't fit
-    "Complete the way of training"
+)->dict: # All of them, `training` complete, what the variant doesn't use None; raises ValueError for what doesn't fit
+    "Complete the way of training; raises FileNotFoundError for `pretrained`"
     for name in given: check_name(name, RECIPE, "option of a picture network")
     r = dict(RECIPE, **{k: v for k, v in given.items() if v is not None})
     for name, known in dict(model=[*SIZES, *BASELINES], variant=VARIANTS, colours=COLOURS, window=WINDOWS, augmentation=GROUPS, balance=BALANCE, protocol=("corrected", "faithful")).items(): check_name(r[name], known, name)
@@ -44,9 +46,15 @@ def recipe(
     elif r["variant"] == "trained": r["speaker"] = "spectra"
     else: check_name(r["speaker"], SPEAKERS, "speaker encoder")
     if r["speaker"] == "vggvox" and not r["speaker_weights"]: raise ValueError("speaker='vggvox' needs speaker_weights, a safetensors file of the network: give one, take speaker='ge2e', or variant='trained', which trains it")
+    if r["speaker"] == "ge2e" and r["speaker_weights"]: raise ValueError(f"speaker_weights={str(r['speaker_weights'])!r} are of vggvox, and ge2e brings its own: leave them out, or take speaker='vggvox'")
+    if r["variant"] == "trained" and not within(lambda v: 0 < v <= 1)(r["speaker_width"]): raise ValueError(f"speaker_width={r['speaker_width']!r}: expected a share of the published width, above 0 and at most 1")
+    if r["input_size"] is not None and not whole(16)(r["input_size"]): raise ValueError(f"input_size={r['input_size']!r}: expected a whole number of pixels, 16 or more, or None for the model's own")
+    if r["pretrained"] and r["model"] in BASELINES: raise ValueError(f"{r['model']} has no ImageNet weights here: pretrained is for the transformers; leave it out")
+    if r["pretrained"] and not Path(r["pretrained"]).is_file(): raise FileNotFoundError(f"{r['pretrained']}: no such file; expected weights as .safetensors or .pth, such as cct_14_7x2_224_imagenet.pth")
     if r["protocol"] == "faithful" and r["kept"] is not None: raise ValueError(f"kept={r['kept']} keeps the time scale, which the published pictures do not: leave it out, or use protocol='corrected'")
     if r["kept"] is not None and not r["kept"] > 0: raise ValueError(f"kept={r['kept']!r}: expected the seconds that fill a picture, or None to squeeze")
-    return dict(r, input_size=r["input_size"] or SIZES.get(r["model"], SIZES["small"])["image_size"], training=training_options(**r["training"]))
+    own = dict(speaker_weights=r["speaker_weights"] if r["speaker"] == "vggvox" else None, speaker_width=r["speaker_width"] if r["variant"] == "trained" else None)
+    return dict(r, **own, input_size=r["input_size"] or SIZES.get(r["model"], SIZES["small"])["image_size"], training=training_options(**r["training"]))
 
 # %% ../nbs/60_pictures.ipynb #95a3dc14
 FRAMES = 400   # of 5 ms, that a speaker network is trained on
@@ -94,8 +102,8 @@ def hear(
         made = mel_spectrograms(corpus, recipe["window"])
         failures.append(made.failures)
         if recipe["speaker"] in SPEAKERS:
-            same = pd.MultiIndex.from_frame(made.table[["file", "start"]])
-            vectors.append(found.X[pd.MultiIndex.from_frame(found.table[["file", "start"]]).get_indexer(same)])
+            theirs, ours = (pd.MultiIndex.from_frame(t[["file", "start", "end"]].fillna({"end": -1.})) for t in (found.table, made.table))
+            vectors.append(found.X[theirs.get_indexer(ours)])
         mels.append(made)
         heard.append(replace(corpus, table=made.table))
     mels = join(mels)
@@ -201,11 +209,7 @@ def build(
 ): # A network
     "The network of a recipe, with weights of a seed"
     own = {} if recipe["model"] in BASELINES else dict(image_size=recipe["input_size"])
-    if recipe["variant"] == "trained":
-        def make():
-            speaker = VGGVox(recipe["speaker_width"])
-            return make_model(recipe["model"], n_classes, "trained", speaker_network=speaker, speaker_dims=speaker.dim, **own)
-        return seeded(make, seed, "pictures")
+    if recipe["variant"] == "trained": own["speaker_width"] = recipe["speaker_width"]
     return seeded(lambda: make_model(recipe["model"], n_classes, recipe["variant"], **own), seed, "pictures")
 
 def save(
@@ -241,7 +245,7 @@ def pictures_of(
 ): # float32, shape (B, 3, size, size)
     "Images of spectrograms, as a network is tested on them"
     if recipe["protocol"] == "faithful": return faithful_paint(np.stack([faithful_picture(m, recipe["colours"]) for m in mels]), recipe["input_size"], CROP)
-    return paint(view(mels, recipe["input_size"], recipe["kept"])[0], recipe["colours"])
+    return paint(view(mels, recipe["input_size"], recipe["kept"])[0].half().float(), recipe["colours"])
 
 def probabilities(
     trained:Trained, # Trained
@@ -270,7 +274,7 @@ def train_fold(
     used = np.concatenate([fold.train, fold.dev])
     for what, rows in (("picture network", fold.train), ("choice of epoch", fold.dev)):
         if len(rows): guard(what, rows)
-    made = dict(speech=speech.key, labels=labels, y=y[used].tolist(), train=fold.train.tolist(), dev=fold.dev.tolist(), everybody=len(speech) if r["protocol"] == "faithful" else 0, recipe=r, seed=seed, pretrained=key_of(Path(r["pretrained"]).read_bytes().hex()) if r["pretrained"] else None)
+    made = dict(speech=speech.key, labels=labels, y=y[used].tolist(), train=fold.train.tolist(), dev=fold.dev.tolist(), everybody=len(speech) if r["protocol"] == "faithful" else 0, recipe=r, seed=seed, pretrained=file_digest(r["pretrained"]) if r["pretrained"] else None)
     scratch = cache_root()/"checkpoints"/f"pictures-{key_of(made, code_key(), versions())[:32]}"
     def make(folder):
         network, projection, speakers = build(r, len(labels), seed), None, speech.speakers

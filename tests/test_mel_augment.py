@@ -106,7 +106,7 @@ def test_masks_are_bounded_and_reach_the_floor():
     V = pictures(1, 112)[0][0]
     covered = {p: [float((one("mask", seed, V, protocol=p)[0] <= V.max() - 80).all(0).float().mean()) for seed in range(200)] for p in ("corrected", "faithful")}
     assert max(covered["corrected"]) <= .11 and np.mean(covered["corrected"]) == pytest.approx(.05, abs=.01)
-    assert max(covered["faithful"]) > .5 and np.mean(covered["faithful"]) == pytest.approx(.26, abs=.03)
+    assert .45 < max(covered["faithful"]) <= .55 and np.mean(covered["faithful"]) == pytest.approx(.26, abs=.03)
     for seed in range(30):
         rows = (one("maskfreq", seed, V)[0] <= V.max() - 80).all(1)
         assert rows.sum() <= np.ceil(30/128*112) and (rows.diff() != 0).sum() <= 2
@@ -162,14 +162,14 @@ def test_noise_has_the_published_level_and_the_corrected_one_follows_the_clip():
     near = one("noise", 4, V)[0]
     torch.testing.assert_close(one("noise", 4, V - 30)[0], near - 30, rtol=0, atol=1e-3)
     below = [float(V.max() - one("noise", seed, torch.where(V == V.max(), V, -200.))[0][:40, 30:80].median()) for seed in range(20)]
-    assert 30 < min(below) < 42 and 45 < max(below) < 60
+    assert 40 < min(below) < 45 and 57 < max(below) < 63
 
 
 def test_norm_is_bounded_unless_faithful():
     V = pictures(1)[0][0] - 60
     gains = {p: float((one("norm", 2, V, protocol=p)[0] - V).max()) for p in ("corrected", "faithful")}
     assert gains["corrected"] == pytest.approx(12, abs=1e-3) and gains["faithful"] > 30
-    assert torch.equal(one("norm", 2, V + 90)[0], V + 90)
+    assert torch.equal(one("norm", 2, V + 120)[0], V + 120)
 
 
 # Against the waveform, with the same numbers drawn

@@ -11,7 +11,7 @@ import soundfile
 
 from ser_nb.data import readers
 from ser_nb.data.corpus import EMOTIONS, GENDERS, Corpus
-from ser_nb.data.readers import GENERIC, LAYOUTS, READERS, folder, four_classes, load_corpus
+from ser_nb.data.readers import GENERIC, LAYOUTS, READERS, folder, four_classes, load_corpus, named_folder
 
 SECONDS = {"PaulaScher_2008P": 2., "AimeeMullins_2009P": 60., "AlGore_2009": 45., "JamesCameron_2010": 45., "AaronHuey_2010X": 530., "XDRTB_2008": 95.}
 
@@ -347,6 +347,25 @@ def test_folder_takes_labels_from_its_folders(tmp_path):
     assert corpus.problems.file.tolist() == ["loose.wav"] and corpus.name == tmp_path.name
     with pytest.raises(ValueError, match="unknown emotion 'joy'.*map it with labels"): folder(tmp_path)
     with pytest.raises(ValueError, match="expected one sub-folder per emotion"): folder(tree(tmp_path/"flat", ["a.wav"]))
+
+
+def test_names_that_say_emotion_data_set_and_speaker(tmp_path):
+    """The convention emotion_dataset_subject_anything (Arezzo and Berretti 2022), in the folder that its scripts ask for."""
+    fits = ["anger_EMOVO_f1_b1.wav", "Fearful_EMOVO_f1_l3_x.flac", "surprised_EMODB_03_a.wav", "frustration_EMOVO_m1_d2.WAV"]
+    root = tree(tmp_path/"EMOVO"/"EMOVO_wav", [*fits, "gioia_EMOVO_m2_b1.wav", "anger_EMOVO_f1.wav", "intro.wav", "again/anger_EMOVO_f1_b1.wav"], {"._anger_EMOVO_f1_b2.wav": b"\0"})
+    for corpus in (named_folder(root), load_corpus("named_folder", root), load_corpus(str(root)), load_corpus(tmp_path/"EMOVO")):
+        assert corpus.name == "EMOVO" and set(corpus.table.corpus) == {"EMOVO"}
+        assert {Path(f).name: (s, e) for f, s, e in zip(corpus.table.file, corpus.table.speaker, corpus.table.emotion)} == dict(zip(fits, (("EMOVO-f1", "angry"), ("EMOVO-f1", "fear"), ("EMODB-03", "surprise"), ("EMOVO-m1", "frustrated"))))
+        reasons = dict(zip((Path(f).name if "again" not in f else "again" for f in corpus.problems.file), corpus.problems.reason))
+        assert "its label 'gioia' is none of angry" in reasons["gioia_EMOVO_m2_b1.wav"] and "a second copy" in reasons["again"] and all("does not fit audio named emotion_dataset_subject" in reasons[f] for f in ("anger_EMOVO_f1.wav", "intro.wav"))
+    assert "happy" in set(load_corpus(root, labels={"Gioia": "happy"}).table.emotion)
+    with pytest.raises(ValueError, match="expected audio named emotion_dataset_subject_anything.*does not fit"): named_folder(tree(tmp_path/"other", ["a.wav"]))
+    with pytest.raises(ValueError, match="unknown emotion 'hapy'"): named_folder(root, {"gioia": "hapy"})
+
+
+def test_a_folder_of_labels_stays_one_whatever_its_files_are_called(tmp_path):
+    root = tree(tmp_path, ["angry/03_01_01_01.wav", "joy/x_y_z_w.wav", "sad/sad_x_1_2.wav"])
+    assert load_corpus(root, labels={"joy": "happy"}).table.emotion.tolist() == ["angry", "happy", "sad"]
 
 
 def test_registry_names_every_reader_with_its_layout():

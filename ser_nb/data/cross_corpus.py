@@ -88,7 +88,10 @@ def _drawn_speakers(table, who, pool, test, train, share, seed, protocol):
     everybody = sorted(set(who[pool]))
     if protocol == "faithful":
         dev = set(np.random.default_rng(named_seed(seed, "dev", test)).permutation(everybody)[:int(share*len(everybody))])
-    else: dev = set().union(*(_dev_speakers(table, pool[(table.corpus == c).to_numpy()[pool]], seed, f"{test}/{c}", share) for c in sorted(train)))
+    else:
+        parts = {c: pool[(table.corpus == c).to_numpy()[pool]] for c in sorted(train)}
+        enough = [c for c, rows in parts.items() if share*len(set(who[rows])) >= 1] or parts
+        dev = set().union(*(_dev_speakers(table, parts[c], seed, f"{test}/{c}", share) for c in enough))
     if dev: return dev
     raise ValueError(f"none of the {len(everybody)} speakers of {', '.join(train)} can be held back for choosing: dev_share={share} of them is nobody, or each corpus has one speaker; add a corpus with several, or set dev_share=0")
 

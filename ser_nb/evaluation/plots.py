@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAN_PANELS', 'plot_confusion', 'plot_fold_confusions', 'plot_uar', 'plot_losses', 'plot_gan_curves',
-           'plot_learning_curve', 'plot_conversion_curves', 'plot_spectrograms']
+           'plot_learning_curve', 'plot_conversion_curves', 'plot_spectrograms', 'plot_pictures', 'plot_looks']
 
 # %% ../../nbs/54_evaluation.plots.ipynb #eadd0e36
 import numpy as np
@@ -209,5 +209,45 @@ def plot_spectrograms(
         ax.set_ylabel("kHz")
         ax.set_title(name, fontsize=9, loc="left")
     ax.set_xlabel("seconds")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+# %% ../../nbs/54_evaluation.plots.ipynb #d05dfda5
+def plot_pictures(
+    images, # Shape (B, 3, side, side), as `ser_nb.features.spectrogram.paint` makes them
+    titles:list, # One for each
+    weights=None, # Shape (B, side, side), in [0, 1], such as `ser_nb.models.cct.saliency`; None = none
+): # A matplotlib figure
+    "Painted spectrograms side by side; where weights are given, each once more with them over it"
+    from matplotlib.figure import Figure
+    from ser_nb.features.spectrogram import DEVIATION, MEAN
+    rows = 1 if weights is None else 2
+    figure = Figure(figsize=(1.7*len(images), .4 + 1.7*rows), layout="constrained")
+    axes = figure.subplots(rows, len(images), squeeze=False)
+    for i, (image, title) in enumerate(zip(np.asarray(images), titles, strict=True)):
+        shown = (image.transpose(1, 2, 0)*DEVIATION + MEAN).clip(0, 1)
+        for row in range(rows):
+            axes[row, i].imshow(shown if not row else shown.mean(2), cmap="gray")
+            axes[row, i].set_xticks([]), axes[row, i].set_yticks([])
+        if rows == 2: axes[1, i].imshow(np.full_like(weights[i], 1.), cmap="Greens", vmin=0, vmax=1.4, alpha=.8*np.asarray(weights[i]))
+        axes[0, i].set_title(title, fontsize=9)
+    return figure
+
+def plot_looks(
+    looks:pd.DataFrame, # seed, epoch, loss and where they were made dev_loss, dev_uar
+    title:str="", # Over the figure
+): # A matplotlib figure
+    "Losses and the UAR of held-back speakers, a colour for each seed"
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    loss, uar = figure.subplots(1, 2)
+    for number, (seed, t) in enumerate(looks.groupby("seed")):
+        loss.plot(t.epoch, t.loss, color=f"C{number % 10}", label=f"seed {seed}")
+        if "dev_loss" in t: loss.plot(t.epoch, t.dev_loss, color=f"C{number % 10}", ls=":"), uar.plot(t.epoch, t.dev_uar, color=f"C{number % 10}")
+    loss.set_ylabel("loss (dotted: held-back speakers)", fontsize=9), uar.set_ylabel("UAR of held-back speakers", fontsize=9)
+    for ax in (loss, uar):
+        ax.set_xlabel("epoch", fontsize=9)
+        for side in ("top", "right"): ax.spines[side].set_visible(False)
+    loss.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure

@@ -90,9 +90,9 @@ def _noise(V, n, draws, faithful, squeezed):
     import torch
     rows, dB = {k: v.to(V.device) for k, v in _filters(V.shape[1]).items()}, 10/np.log(10)
     below = [rng.uniform(40, 60) for rng in draws]
-    level = rows["level"] - dB*np.log((ZONE[1] - ZONE[0])*3*SAMPLING_RATE) if faithful else V.amax((1, 2), keepdim=True) - _column(below, V)[..., None]
+    level = -dB*np.log((ZONE[1] - ZONE[0])*3*SAMPLING_RATE) if faithful else V.amax((1, 2), keepdim=True) - _column(below, V)[..., None] - rows["level"].amax()
     field = torch.from_numpy(np.stack([rng.standard_normal(V.shape[1:], "float32") for rng in draws])).to(V.device)
-    return torch.where(_part(V, n), torch.logaddexp(V/dB, (level + rows["mean"] + rows["deviation"]*field)/dB)*dB, V), n
+    return torch.where(_part(V, n), torch.logaddexp(V/dB, (level + rows["level"] + rows["mean"] + rows["deviation"]*field)/dB)*dB, V), n
 
 def _norm(V, n, draws, faithful, squeezed):
     begin = _column([rng.uniform(.15, .64) for rng in draws], V)
@@ -136,7 +136,7 @@ def _mask(V, n, draws, faithful, squeezed):
     import torch
     begin = [rng.uniform(.25, .7 if faithful else .65) for rng in draws]
     width = [rng.uniform(0, b + .05 if faithful else .1) for rng, b in zip(draws, begin)]
-    begin, width = _column(begin, V), _column(width, V)
+    begin, width = _column(begin, V), _column(width, V).maximum(1/n[:, None])
     return torch.where(_part(V, n, begin, (begin + width).clamp(max=1)), _silence(V), V), n
 
 def _maskfreq(V, n, draws, faithful, squeezed):

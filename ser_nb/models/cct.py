@@ -62,9 +62,9 @@ class Tokenizer(nn.Module):
 
 # %% ../../nbs/34_models.cct.ipynb #56f85f83
 def _kept(x, p):
-    "What dropout multiplies by, drawn in 16 bits a number: four from each draw, where bernoulli needs one for each"
+    "Ones and zeros of dropout, decided by 16 bits each: four from a draw, where bernoulli needs a draw for each"
     draws = torch.empty(-(-x.numel()//4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:x.numel()].view_as(x)
-    return (draws >= round(p*2**16) - 2**15).to(x.dtype).div_(1 - p)
+    return (draws >= round(p*2**16) - 2**15).to(x.dtype)
 
 def attention(
     q:torch.Tensor, # Queries, shape (batch, heads, tokens, dim of a head)
@@ -75,7 +75,7 @@ def attention(
     "Scaled dot products; with dropout on a processor in the dtype of its input, where torch's kernel goes back to float32"
     if not dropout or q.device.type != "cpu": return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     weights = ((q*q.shape[-1]**-.5) @ k.transpose(2, 3)).softmax(3)
-    return (weights*_kept(weights, dropout)) @ v
+    return (weights*_kept(weights, dropout)) @ (v/(1 - dropout))
 
 class Attention(nn.Module):
     "Every token looks at every token: (batch, tokens, dim) to the same shape"
@@ -136,7 +136,7 @@ class CCT(nn.Module, PyTorchModelHubMixin):
         self.first = int(variant in ("first_token", "speaker_token", "trained") or c["family"] == "vit")
         if c["family"] == "vit" and variant != "speaker_token": self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.positions = _positions(c["positions"], self.grid**2 + self.first, dim)
-        rates = torch.linspace(0, c["drop_path"], c["layers"]).tolist()
+        rates = [c["drop_path"]*i/max(1, c["layers"] - 1) for i in range(c["layers"])]
         self.blocks = nn.ModuleList(Block(dim, c["heads"], c["mlp_ratio"], c["dropout"], c["attention_dropout"], rate) for rate in rates)
         self.norm, self.pool = nn.LayerNorm(dim), nn.Linear(dim, 1) if c["family"] != "vit" and variant != "speaker_token" else None
         if variant == "second_attention": self.second = nn.ModuleDict(dict(positions=_Positions(2, dim), block=Block(dim, 1, 3), norm=nn.LayerNorm(dim)))
@@ -144,7 +144,7 @@ class CCT(nn.Module, PyTorchModelHubMixin):
         self.apply(_begin)
         if variant == "trained":
             self.speaker_network = VGGVox(speaker_width)
-            self.speaker_out = nn.Linear(self.speaker_network.dim, dim).apply(_begin)
+            self.speaker_out = nn.Sequential(nn.Linear(self.speaker_network.dim, dim), nn.LayerNorm(dim)).apply(_begin)
 
     def tokens(self, images, speaker=None): # Pictures and speakers to the tokens (batch, tokens, dim) that the first block gets
         _check_input(self, images, speaker)
@@ -234,7 +234,7 @@ def saliency(
     maps = F.interpolate(weights[:, model.first:].reshape(-1, 1, model.grid, model.grid), images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return (maps/maps.amax((1, 2), keepdim=True)).clamp(0, 1)
 
-# %% ../../nbs/34_models.cct.ipynb #6e02c16d
+# %% ../../nbs/34_models.cct.ipynb #2242d460
 _RENAMED = ((r"^module\.", ""), (r"^tokenizer\.conv_layers\.(\d+)\.0\.", r"tokenizer.convs.\1."), (r"^classifier\.positional_emb$", "positions.weight"), (r"^classifier\.class_emb$", "class_token"), (r"^classifier\.attention_pool\.", "pool."),
             (r"^classifier\.fc\.", "head."), (r"^classifier\.", ""), (r"\.pre_norm\.", ".before."), (r"\.norm1\.", ".between."), (r"\.self_attn\.qkv\.", ".attention.qkv."), (r"\.self_attn\.proj\.", ".attention.out."), (r"\.linear1\.", ".up."), (r"\.linear2\.", ".down."))
 
@@ -247,8 +247,9 @@ def _published_tensors(path):
     except Exception as e: raise ValueError(f"{path}: cannot be read as weights ({str(e).splitlines()[0].rstrip('.') if str(e) else type(e).__name__}); expected .safetensors or a .pth that holds tensors only") from e
     found = next((found[key] for key in ("state_dict", "model") if isinstance(found, dict) and isinstance(found.get(key), dict)), found)
     if not isinstance(found, dict): raise ValueError(f"{path}: holds a {type(found).__name__}, expected names and tensors, as state_dict() gives them")
+    found = {old: v for old, v in found.items() if isinstance(old, str) and isinstance(v, torch.Tensor)}
     for pattern, name in _RENAMED: found = {re.sub(pattern, name, old): v for old, v in found.items()}
-    return {name: v for name, v in found.items() if isinstance(v, torch.Tensor)}
+    return found
 
 def _placed(theirs, ours, own_first):
     "Positions (1, tokens, dim) of another grid or without token 0, and in words what was done; None where they don't fit"
@@ -260,7 +261,7 @@ def _placed(theirs, ours, own_first):
     kept = own_first and theirs.shape[1] == g**2
     return torch.cat([first, square.flatten(2).transpose(1, 2)], 1), ("loaded" if g == grid else "interpolated") + ", token 0 as it was"*kept
 
-# %% ../../nbs/34_models.cct.ipynb #2242d460
+# %% ../../nbs/34_models.cct.ipynb #20540058
 def _lost(model):
     "What the released code leaves out of a file, by the beginning of its name"
     if model.variant == "none": return ()
@@ -290,7 +291,7 @@ def _check_architecture(path, theirs, ours):
         shapes = [str(tuple(side[name].shape)) if name in side else "nothing" for side in (ours, theirs)]
         if shapes[0] != shapes[1]: raise ValueError(f"{path}: weights of another architecture: under {name} this transformer has {shapes[0]} and the file {shapes[1]}; choose the file of the same size")
 
-# %% ../../nbs/34_models.cct.ipynb #a7033330
+# %% ../../nbs/34_models.cct.ipynb #467dd75a
 class _Baseline(nn.Module, PyTorchModelHubMixin):
     "Features of a body, averaged over the picture, and a head"
     def __init__(self, body, dim, n_classes):
@@ -323,7 +324,7 @@ class SmallCNN(_Baseline):
         layers = [(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2)) for a, b in zip(widths, widths[1:])]
         super().__init__(nn.Sequential(*(layer for group in layers for layer in group)), widths[-1], n_classes)
 
-# %% ../../nbs/34_models.cct.ipynb #467dd75a
+# %% ../../nbs/34_models.cct.ipynb #ea94df43
 BASELINES = dict(resnet50=ResNet50, small_cnn=SmallCNN)
 
 def make_model(

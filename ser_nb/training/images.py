@@ -113,7 +113,7 @@ def train_images(
     with tracked(logs) as (accelerator, writer):
         network.to(accelerator.device).train()
         at, _ = load_checkpoint(folder/"checkpoint.safetensors", dict(network=network), optimizers, total)
-        if (folder/"looks.csv").is_file(): looks = [look for look in pd.read_csv(folder/"looks.csv").to_dict("records") if round(look["epoch"]*steps) <= at["iteration"]]
+        if (folder/"looks.csv").is_file(): looks = [look for look in pd.read_csv(folder/"looks.csv", float_precision="round_trip").to_dict("records") if round(look["epoch"]*steps) <= at["iteration"]]
         def step(batch, i): return _step(network, optimizers, batch, o, accelerator, named_seed(seed, "step", i))
         def look(i):
             if looks and round(looks[-1]["epoch"]*steps) >= i: return
@@ -122,6 +122,7 @@ def train_images(
                 for k, v in looks[-1].items(): writer.add_scalar(k, v, i)
             if o["select"] != "last" and _best(looks, o["select"]) == len(looks) - 1: save_tensors(folder/"best.safetensors", network.state_dict())
             with atomic_path(folder/"looks.csv") as part: pd.DataFrame(looks).to_csv(part, index=False)
+        if at["iteration"] and (at["iteration"] % steps == 0 or at["iteration"] == total): look(at["iteration"])
         curves = fit(step, batches, dict(network=network), optimizers, total, lambda share: rate(share, o), what, folder/"checkpoint.safetensors", watch=look, watch_every=steps, log=accelerator.log if logs else None)
     if o["select"] != "last": network.load_state_dict(load_file(folder/"best.safetensors"))
     network.eval()
@@ -131,9 +132,13 @@ def train_images(
     return looks.assign(loss=np.interp(looks.epoch, losses.index, losses))[["epoch", "loss", *looks.columns[1:]]]
 
 def _measured(network, dev, precision):
-    y = np.concatenate([np.asarray(batch[2]) for batch in dev()])
-    p = probabilities(network, dev(), precision)
-    guess, labels = p.argmax(1), list(range(p.shape[1]))
+    seen = []
+    def told():
+        for batch in dev():
+            seen.append(np.asarray(batch[2]))
+            yield batch
+    p = probabilities(network, told(), precision)
+    y, guess, labels = np.concatenate(seen), p.argmax(1), list(range(p.shape[1]))
     return dict(dev_loss=float(-np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()), dev_uar=uar(y, guess, labels), dev_accuracy=war(y, guess))
 
 def _best(looks, select):
