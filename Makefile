@@ -10,7 +10,7 @@ $(error TORCH=$(TORCH) is not known: write TORCH=cpu for PyTorch's CPU builds, o
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lab lib readme bench gan cross conversion losses ssl reproduce clean help
+.PHONY: demo test lab lib readme bench gan cross conversion losses ssl pictures reproduce clean help
 CORPUS      ?= emovo-4
 PAIR        ?= ravdess-emovo
 SOURCE      ?= librispeech
@@ -90,7 +90,15 @@ ssl: ## exp7 and exp8 of an encoder under SER_NB_WEIGHTS: frozen, after fine-tun
 	$$run -f params/exp7/design.yaml -p first 3 -p factors "{layers: 3}" || exit 1; $$run -f params/exp7/design.yaml -p factors "{layers: 6}" || exit 1; \
 	for corpus in emovo ravdess; do $(BIN)/ser-nb exp8 -f params/exp8/$$corpus.yaml -p encoders "[$(ENCODER)]" --record || exit 1; done
 
-reproduce: ## every run and audit behind outputs/recorded/ again, from the corpora in SER_NB_DATA (eight hours on two cores)
+pictures: ## exp6: each of four corpora tested in turn by a linear SVM and by transformers on spectrograms, without and with a speaker's vector; then three classes, a speaker network that is trained, and baselines, on EMOVO (90 minutes on 2 cores)
+	$(NEEDS_VENV)
+	for corpus in emovo ravdess nemo urdu; do for model in svm cct speaker_vgg_cct speaker_vgg_cct_end_to_end speaker_vgg_cct_end_to_end_speaker_token; do \
+	  $(BIN)/ser-nb exp6 -f params/exp6/$$corpus.yaml -p model $$model --record || exit 1; done; done; \
+	run="$(BIN)/ser-nb exp6 -f params/exp6/emovo.yaml --record"; \
+	for model in svm cct speaker_vgg_cct_end_to_end; do $$run -p classes "'3'" -p model $$model || exit 1; done; \
+	for model in speaker_cct_trained small_cnn; do $$run -p model $$model || exit 1; done
+
+reproduce: ## every run and audit behind outputs/recorded/ again, from the corpora in SER_NB_DATA (nine to ten hours on two cores)
 	$(NEEDS_VENV)
 	for corpus in emovo ravdess; do for system in svm svm-speaker mlp mlp-speaker mlp-1e-5 mlp-faithful; do for n in 0 1 2 3 4 5; do \
 	  $(BIN)/ser-nb exp2 -f params/exp2/$$corpus.yaml -f params/exp2/$$system.yaml -p session $$n --record || exit 1; done; done; done
@@ -105,6 +113,7 @@ reproduce: ## every run and audit behind outputs/recorded/ again, from the corpo
 	$(BIN)/ser-nb exp4 -f params/exp4/ravdess.yaml -f params/exp4/pairs.yaml --record
 	$(BIN)/ser-nb exp5 -f params/exp5/nemo.yaml --record
 	$(MAKE) ssl
+	$(MAKE) pictures
 	for corpus in emovo ravdess urdu nemo; do $(BIN)/ser-nb audit $$corpus -o outputs/recorded/audit/$$corpus > /dev/null || exit 1; done
 
 clean: ## remove the cache, build files and every output that is not recorded; .venv stays

@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-from .core import check_writable, key_of, outputs_root, project_root, require
+from .core import AudioError, check_writable, key_of, outputs_root, project_root, require
 from .run import SHORT, check_parameters, declared_parameters, experiments, finished_runs, record
 
 # %% ../nbs/63_cli.ipynb #0ddb21dd
@@ -143,22 +143,53 @@ def _loudness(a):
     return _list_failures(pd.concat([corpus.problems, failures]))
 
 def _predict(a):
+    if _is_pictures(a.model): return _stream(a)
+    live = ["-"]*("-" in a.files) + [f"--{n.replace('_', '-')}" for n in ("window", "every", "sampling_rate") if getattr(a, n) is not None]
+    if live: raise ValueError(f"{live[0]}: only a model of pictures hears a stream, and {a.model} is none; give audio files, and a model of exp6 for streams")
     from ser_nb.prediction import load, predict_files
     table, failures = predict_files(a.files, load(a.model))
     print(table.round(6).to_csv(lineterminator="\n") if a.csv else table.round(3).to_string() + "\n", end="")
     return _list_failures(failures)
 
-# %% ../nbs/63_cli.ipynb #4b72e64b
+# %% ../nbs/63_cli.ipynb #08e00263
+def _is_pictures(folder):
+    "Whether a folder holds a model of pictures"
+    return (Path(folder)/"recipe.json").is_file()
+
+def _stream(a):
+    import csv
+    from ser_nb.data.audio import audio_info
+    from ser_nb.pictures import load_model
+    from ser_nb.streaming import file_chunks, raw_chunks, stream
+    if ("-" in a.files) != (a.sampling_rate is not None): raise ValueError("raw samples on the standard input have no header: - needs --sampling-rate, e.g. 16000" if a.sampling_rate is None else "--sampling-rate is for raw samples on the standard input (-); files say their own")
+    pace = {name: seconds for name, seconds in dict(window=a.window, every=a.every).items() if seconds is not None}
+    model, head, status = load_model(a.model), None, 0
+    for file in a.files:
+        try:
+            rate, chunks = (a.sampling_rate, raw_chunks(sys.stdin.buffer, a.sampling_rate)) if file == "-" else (audio_info(file)["sampling_rate"], file_chunks(file))
+            for row in stream(chunks, rate, model, **pace):
+                if head is None:
+                    head = csv.DictWriter(sys.stdout, ["file", *row], lineterminator="\n")
+                    head.writeheader()
+                head.writerow(dict(file=file, **{k: v if isinstance(v, str) else "" if v != v else round(v, 6) for k, v in row.items()}))
+                sys.stdout.flush()
+        except AudioError as e:
+            print(e, file=sys.stderr)
+            status = 1
+        except KeyboardInterrupt: return 130   # who listens to a microphone ends so
+    return status
+
+# %% ../nbs/63_cli.ipynb #56ff2824
 def _list(a):
     from ser_nb.data.demo import DEMOS
-    from ser_nb.data.readers import LAYOUTS, READERS
+    from ser_nb.data.readers import GENERIC, LAYOUTS, READERS
     from ser_nb.features.functionals import FEATURE_SETS
     data = os.environ.get("SER_NB_DATA")
     here = lambda name: bool(data) and (Path(data).expanduser()/name).is_dir()
     print("corpora (SER_NB_DATA " + (f"is {data}" if data else "is not set") + ")")
     for name in DEMOS: print(f"  {name:16} here: made by the library")
     for name in READERS:
-        if name not in ("csv", "folder", "audformat"): print(f"  {name:16} {'here' if here(name) else 'not here: expects ' + LAYOUTS[name]}")
+        if name not in GENERIC: print(f"  {name:16} {'here' if here(name) else 'not here: expects ' + LAYOUTS[name]}")
     print("feature sets\n  " + ", ".join(f"{k} ({v})" for k, v in FEATURE_SETS.items()))
     print("experiments")
     for name in _experiments(): print(f"  {name:16} {len(finished_runs(name))} finished runs; parameters: {', '.join(declared_parameters(name))}")
@@ -168,7 +199,7 @@ def _experiments():
     try: return experiments()
     except FileNotFoundError: return []
 
-# %% ../nbs/63_cli.ipynb #56ff2824
+# %% ../nbs/63_cli.ipynb #2241f66e
 def _parser():
     outside = None if _experiments() else "ser-nb [-h] COMMAND ...\n(experiments are commands inside a checkout only: the folder that holds settings.ini and nbs/)"
     parser = argparse.ArgumentParser("ser-nb", usage=outside, description="Emotional speech, recognised and converted.")
@@ -202,9 +233,12 @@ def _parser():
     p.add_argument("--target", type=float, default=-23., help="LUFS, by default -23 (EBU R128)")
     p.set_defaults(work=_loudness)
     p = commands.add_parser("predict", help="emotion probabilities of audio files")
-    p.add_argument("files", nargs="+", help="audio files")
-    p.add_argument("--model", required=True, help="folder of a saved recogniser, e.g. outputs/exp2/<run>/model")
+    p.add_argument("files", nargs="+", help="audio files; - for raw samples on the standard input")
+    p.add_argument("--model", required=True, help="folder of a saved recogniser, e.g. outputs/exp2/<run>/model; one of exp6 prints CSV while it listens")
     p.add_argument("--csv", action="store_true", help="print CSV")
+    p.add_argument("--window", type=float, help="seconds that a prediction of a model of pictures is of, by default 4")
+    p.add_argument("--every", type=float, help="seconds from prediction to prediction of a model of pictures, by default .5")
+    p.add_argument("--sampling-rate", type=int, help="Hz of the raw samples: 16 bits, mono, little-endian")
     p.set_defaults(work=_predict)
     p = commands.add_parser("convert", help="the same words in another emotion: a file, a folder or hours of speech")
     p.add_argument("input", help="audio file or folder")

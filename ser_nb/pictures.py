@@ -31,7 +31,7 @@ from .training.images import PUBLISHED, probabilities as answered, train_images,
 from .training.voice import seeded
 
 # %% ../nbs/60_pictures.ipynb #64142d26
-RECIPE = dict(model="small", variant="none", input_size=None, kept=None, colours="magma", window="hamm", speaker="ge2e", speaker_weights=None, speaker_width=1., augmentation="no_aug", balance="undersampling", pretrained=None, protocol="corrected", training={})
+RECIPE = dict(model="small", variant="none", input_size=None, kept=None, colours="magma", window="hamm", trim=60., speaker="ge2e", speaker_weights=None, speaker_width=1., augmentation="no_aug", balance="undersampling", pretrained=None, protocol="corrected", training={})
 CROP = .9   # of the published evaluation
 
 def recipe(
@@ -99,7 +99,7 @@ def hear(
             found = voices(corpus, recipe["speaker"], network)
             failures.append(found.failures)
             corpus = replace(corpus, table=found.table)
-        made = mel_spectrograms(corpus, recipe["window"])
+        made = mel_spectrograms(corpus, recipe["window"], trim=recipe["trim"])
         failures.append(made.failures)
         if recipe["speaker"] in SPEAKERS:
             theirs, ours = (pd.MultiIndex.from_frame(t[["file", "start", "end"]].fillna({"end": -1.})) for t in (found.table, made.table))
@@ -208,8 +208,7 @@ def build(
     seed:int=0, # Of the weights
 ): # A network
     "The network of a recipe, with weights of a seed"
-    own = {} if recipe["model"] in BASELINES else dict(image_size=recipe["input_size"])
-    if recipe["variant"] == "trained": own["speaker_width"] = recipe["speaker_width"]
+    own = {} if recipe["model"] in BASELINES else dict(image_size=recipe["input_size"], speaker_width=recipe["speaker_width"])
     return seeded(lambda: make_model(recipe["model"], n_classes, recipe["variant"], **own), seed, "pictures")
 
 def save(
@@ -277,7 +276,7 @@ def train_fold(
     made = dict(speech=speech.key, labels=labels, y=y[used].tolist(), train=fold.train.tolist(), dev=fold.dev.tolist(), everybody=len(speech) if r["protocol"] == "faithful" else 0, recipe=r, seed=seed, pretrained=file_digest(r["pretrained"]) if r["pretrained"] else None)
     scratch = cache_root()/"checkpoints"/f"pictures-{key_of(made, code_key(), versions())[:32]}"
     def make(folder):
-        network, projection, speakers = build(r, len(labels), seed), None, speech.speakers
+        network, projection, speakers = build(r, len(labels), seed), None, speech.speakers if r["speaker"] else None
         if r["pretrained"]: load_imagenet(network, r["pretrained"], r["protocol"]).to_csv(folder/"pretrained.csv", index=False)
         if r["speaker"] in SPEAKERS:
             rows = np.arange(len(speech)) if r["protocol"] == "faithful" else fold.train
@@ -315,7 +314,7 @@ def answers(
     labels = np.array(trained.labels, object)
     if not place.is_file():
         trained.network.to(_device())
-        speakers = project(trained.projection, speech.speakers) if trained.projection else speech.speakers
+        speakers = project(trained.projection, speech.speakers) if trained.projection else speech.speakers if trained.recipe["speaker"] else None
         p = answered(trained.network, _Epoch(_Pictures(speech, trained.recipe, _device()), speakers, np.asarray(y, "int64"), rows, ["clean"]*len(rows), [0]*len(rows), 64, False))
         with atomic_path(place) as part, open(part, "wb") as f: np.save(f, p)
     p, t = np.load(place), speech.table.iloc[rows]
