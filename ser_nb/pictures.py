@@ -52,6 +52,7 @@ def recipe(
     if r["pretrained"] and r["model"] in BASELINES: raise ValueError(f"{r['model']} has no ImageNet weights here: pretrained is for the transformers; leave it out")
     if r["pretrained"] and not Path(r["pretrained"]).is_file(): raise FileNotFoundError(f"{r['pretrained']}: no such file; expected weights as .safetensors or .pth, such as cct_14_7x2_224_imagenet.pth")
     if r["protocol"] == "faithful" and r["kept"] is not None: raise ValueError(f"kept={r['kept']} keeps the time scale, which the published pictures do not: leave it out, or use protocol='corrected'")
+    if not within(lambda v: v > 0)(r["trim"]): raise ValueError(f"trim={r['trim']!r}: expected decibels above 0, 60 as published")
     if r["kept"] is not None and not r["kept"] > 0: raise ValueError(f"kept={r['kept']!r}: expected the seconds that fill a picture, or None to squeeze")
     own = dict(speaker_weights=r["speaker_weights"] if r["speaker"] == "vggvox" else None, speaker_width=r["speaker_width"] if r["variant"] == "trained" else None)
     return dict(r, **own, input_size=r["input_size"] or SIZES.get(r["model"], SIZES["small"])["image_size"], training=training_options(**r["training"]))

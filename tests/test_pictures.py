@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 import ser_nb.pictures as pictures
-from ser_nb.core import save_tensors
+from ser_nb.core import LeakageError, save_tensors
 from ser_nb.data.corpus import select
 from ser_nb.data.cross_corpus import class_set, leave_corpus_out
 from ser_nb.data.partition import Guard
@@ -67,7 +67,7 @@ def weights(folder): return torch.cat([v.flatten().float() for v in load_model(f
     (dict(protocol="published"), "unknown protocol"), (dict(variant="first_token", speaker="vgg"), "unknown speaker encoder"), (dict(variant="first_token", speaker="vggvox"), "needs speaker_weights"), (dict(variant="first_token", speaker_weights="a.safetensors"), "ge2e brings its own"),
     (dict(model="resnet50", variant="first_token"), "sees no speaker"), (dict(model="small_cnn", variant="trained"), "sees no speaker"), (dict(kept=3., protocol="faithful"), "keeps the time scale"), (dict(kept=0.), "seconds that fill"), (dict(kept=-1), "seconds that fill"),
     (dict(input_size=0), "16 or more"), (dict(input_size=8), "16 or more"), (dict(input_size=64.5), "whole number"), (dict(variant="trained", speaker_width=0), "speaker_width=0"), (dict(variant="trained", speaker_width=2), "at most 1"),
-    (dict(model="small_cnn", pretrained="a.pth"), "no ImageNet weights"), (dict(training=dict(epoch=3)), "did you mean 'epochs'"), (dict(training=dict(select="last", epochs=0)), "epochs=0"), (dict(learning_rate=1), "unknown option of a picture network")])
+    (dict(model="small_cnn", pretrained="a.pth"), "no ImageNet weights"), (dict(training=dict(epoch=3)), "did you mean 'epochs'"), (dict(training=dict(select="last", epochs=0)), "epochs=0"), (dict(trim=0.), "trim=0.0"), (dict(trim="60"), "decibels above 0"), (dict(learning_rate=1), "unknown option of a picture network")])
 def test_recipes_that_do_not_fit(given, words):
     with pytest.raises(ValueError, match=words): recipe(**given)
 
@@ -116,12 +116,13 @@ def test_failures_of_either_kind_leave_the_rest_aligned(corpora, tmp_path, monke
     speech = few("demo", 2, 1)
     bad = broken(speech, tmp_path, _1=b"not audio", _3=np.zeros(16000, "float32"))
     real = pictures.mel_spectrograms
-    def fails_too(corpus, window):
+    def fails_too(corpus, window, **given):
         "One more that has a voice and no spectrogram"
-        made = real(corpus, window)
+        made = real(corpus, window, **given)
         if corpus.name != "demo": return made
         kept = [i for i in range(len(made)) if made.table.file.iat[i] != speech.table.file.iat[5]]
-        return Mels([made.paths[i] for i in kept], made.table.iloc[kept].reset_index(drop=True), pd.concat([made.failures, made.table.iloc[[4]][["file", "start", "end"]].assign(reason="for the test")]), made.key, 0)
+        lost = made.table[made.table.file == speech.table.file.iat[5]][["file", "start", "end"]].assign(reason="for the test")
+        return Mels([made.paths[i] for i in kept], made.table.iloc[kept].reset_index(drop=True), pd.concat([made.failures, lost]), made.key, 0)
     monkeypatch.setattr(pictures, "mel_spectrograms", fails_too)
     found = hear([bad, corpora[1]], quick(variant="speaker_token"))
     assert sorted(found.failures.file) == sorted(speech.table.file.iloc[[1, 3, 5]]) and len(found) == len(found.mels) == len(found.speakers) == 5 + 8 and list(found.table.index) == list(range(13))
@@ -345,7 +346,7 @@ def test_the_guard_knows_who_was_looked_at(trained, heard, case):
     guard = Guard(heard.table, fold, "corrected")
     train_fold(heard, y, fold, guard, labels, quick(variant="first_token", augmentation="freq_aug", training=dict(epochs=1)))
     assert "picture network" in str(guard.log) and "speaker components" in str(guard.log)
-    with pytest.raises(ValueError): train_fold(heard, y, replace(fold, train=np.concatenate([fold.train, fold.test[:1]])), guard, labels, quick(), 0)
+    with pytest.raises(LeakageError, match="picture network"): train_fold(heard, y, replace(fold, train=np.concatenate([fold.train, fold.test[:1]])), guard, labels, quick(), 0)
 
 
 def test_dev_and_test_are_never_augmented_and_dev_is_evened_out_in_faithful_only(heard, case, monkeypatch):

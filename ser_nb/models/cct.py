@@ -35,7 +35,7 @@ SIZES = {f"cct_{name}{'_sine'*(positions == 'sine')}": _config(layers, "cct", *s
          for name, (layers, *shape) in _CCT.items() for positions in ("learnable", "sine") if layers < 14 or positions == "learnable"}
 SIZES |= {f"{family}_{layers}_4_32{'_sine'*(positions == 'sine')}": _config(layers, family, 4, 1, 32, positions)
           for family in ("cvt", "vit") for layers in (2, 4, 6, 7) for positions in ("learnable", "sine")}
-SIZES["small"] = SIZES["cct_14_7x2_224"] | dict(image_size=112, dim=128, layers=4, heads=4, mlp_ratio=2)
+SIZES["small"] = SIZES["cct_14_7x2_224"] | dict(image_size=96, dim=128, layers=4, heads=4, mlp_ratio=2, conv_width=32)
 SIZES["tiny"] = SIZES["cct_14_7x2_224"] | dict(image_size=64, dim=32, layers=2, heads=2, mlp_ratio=2, conv_width=16)
 
 # %% ../../nbs/34_models.cct.ipynb #a3a18ddc

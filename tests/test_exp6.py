@@ -1,0 +1,227 @@
+"exp6 from end to end on a few utterances: every model, what a run leaves behind, and what is refused"
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from test_exp4 import execute
+
+from ser_nb.core import save_tensors
+from ser_nb.data.corpus import select, to_csv
+from ser_nb.data.readers import load_corpus
+from ser_nb.models.cct import CCT
+from ser_nb.pictures import load_model
+from ser_nb.run import read_predictions
+
+ROOT = Path(__file__).resolve().parents[1]
+NOUN = dict(angry="anger", happy="joy", neutral="neutral", sad="sadness")
+QUICK = dict(epochs=2, warmup_epochs=0, cooldown_epochs=0, batch_size=8)
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:fewer than 20 utterances", "ignore:.*test speaker", "error::UserWarning")]
+
+
+@pytest.fixture(autouse=True)
+def outputs(tmp_path, monkeypatch):
+    "Empty outputs for each test; stages stay in the cache of the session"
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("SER_NB_OUTPUTS", str(tmp_path/"outputs"))
+    monkeypatch.delenv("SER_NB_DATA", raising=False)
+    return tmp_path/"outputs"
+
+
+def few(name, speakers, sentences):
+    corpus = load_corpus(name)
+    corpus = select(corpus, speaker=sorted(corpus.table.speaker.unique())[:speakers])
+    return replace(corpus, table=corpus.table[corpus.table.groupby(["speaker", "emotion"]).cumcount() < sentences].reset_index(drop=True))
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    "CSVs of a few utterances of both demo corpora, beside links to the audio"
+    folder, made = tmp_path_factory.mktemp("few"), {}
+    for name, corpus in dict(people=few("demo", 6, 2), phone=few("demo_phone", 2, 1), alone=few("demo", 1, 2)).items():
+        for file in corpus.table.file:
+            (folder/name/file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(corpus.root/file, folder/name/file)
+        made[name] = str(folder/name/f"{name}.csv")
+        to_csv(replace(corpus, root=folder/name, name=name, table=corpus.table.assign(corpus=name)), made[name])
+    return made
+
+
+def run(corpora, **given):
+    return execute("exp6", **{**dict(eval_dataset=corpora["phone"], train_datasets=[corpora["people"]], preset="tiny", training={**QUICK, **given.pop("training", {})}), **given})
+
+
+def left(made): return {str(p.relative_to(made.run.folder)) for p in made.run.folder.rglob("*") if p.is_file()}
+
+
+# ---- models --------------------------------------------------------------------------------------------------------------
+
+MODELS = dict(cct=("none", None), speaker_vgg_cct=("second_attention", "ge2e"), speaker_vgg_cct_end_to_end=("first_token", "ge2e"), speaker_vgg_cct_end_to_end_speaker_token=("speaker_token", "ge2e"), speaker_cct_trained=("trained", "spectra"), resnet50=("none", None), small_cnn=("none", None))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_network(model, corpora):
+    given = dict(speaker_width=1/64) if model == "speaker_cct_trained" else dict(input_size=32, training=dict(epochs=1, batch_size=24)) if model == "resnet50" else {}
+    made = run(corpora, model=model, **given)
+    p = read_predictions(made.run.folder/"predictions.csv")
+    assert (made.made["variant"], made.made["speaker"]) == MODELS[model] and len(p) == 8 and set(p.corpus) == {"phone"} and list(p.columns[-4:]) == ["p_angry", "p_happy", "p_neutral", "p_sad"]
+    trained = load_model(made.run.folder/"model")
+    assert sum(q.numel() for q in trained.network.parameters()) == made.metrics["parameters"] and trained.labels == ["angry", "happy", "neutral", "sad"]
+    figures = {f"figures/{name}.png" for name in ("pictures", "confusion", "training", "uar", *(["speakers"] if made.made["speaker"] == "ge2e" else []), *(["saliency"] if model not in ("resnet50", "small_cnn") else []))}
+    files = left(made)
+    assert figures | {"predictions.csv", "metrics.json", "manifest.json", "partition.csv", "looks.csv", "model/model.safetensors", "model/config.json", "model/recipe.json"} <= files and {f for f in files if f.startswith("figures")} == figures
+    assert any(f.startswith("logs/0/") for f in files) and made.manifest["failures"] == 0 and list(made.others) == [model]
+    if model == "resnet50": shutil.rmtree(made.places[0])
+
+
+def test_a_linear_machine_on_functionals(corpora):
+    made = run(corpora, model="svm", features="eGeMAPSv02")
+    assert len(read_predictions(made.run.folder/"predictions.csv")) == 8 and made.metrics["parameters"] is None and {"figures/confusion.png", "figures/uar.png", "metrics.json"} <= left(made) and not (made.run.folder/"model").exists()
+    who = made.heard.table.speaker.to_numpy(object)
+    assert not {*who[made.fold.test]} & {*who[made.fold.train], *who[made.fold.dev]}
+
+
+@pytest.mark.parametrize("system", list(MODELS)[:4])
+def test_published_names_end_with_a_size(system, corpora, monkeypatch):
+    "Nothing is trained: the names are read before"
+    made = run(corpora, model=f"{system}_14_7x2_224", size="tiny", training=dict(epochs=1, select="last"), percent=0.) if system == "cct" else None
+    if made: assert made.system == system and made.made["model"] == "tiny" and made.run.params["model"] == "cct"
+    def stop(*args): raise InterruptedError
+    monkeypatch.setattr("ser_nb.pictures.hear", stop)
+    seen = {}
+    import ser_nb.pictures as pictures
+    real = pictures.recipe
+    def noted(**given):
+        seen.update(real(**given))
+        return real(**given)
+    monkeypatch.setattr(pictures, "recipe", noted)
+    with pytest.raises(InterruptedError): run(corpora, model=f"{system}_14_7x2_224")
+    assert (seen["model"], seen["variant"], seen["input_size"]) == ("cct_14_7x2_224", MODELS[system][0], 224)
+
+
+# ---- classes, protocols, corpora -----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("classes, labels", [("3", ["neutral", "positive", "negative"]), ("4", ["angry", "happy", "neutral", "sad"]), ("all", ["happy", "sad", "angry", "neutral"])])
+def test_class_sets(classes, labels, corpora):
+    made = run(corpora, classes=classes, model="small_cnn", training=dict(epochs=1))
+    assert made.labels == labels and set(made.predictions.truth) == set(labels) and made.metrics["chance"] == pytest.approx(1/len(labels))
+    if classes == "3": assert ((made.predictions.truth == "negative") == made.predictions.file.str.contains("angry|sad")).all()
+
+
+def test_faithful(corpora):
+    made = run(corpora, protocol="faithful", model="speaker_vgg_cct_end_to_end", percent=.25, augmentation="time_freq_aug")
+    assert made.made["protocol"] == "faithful" and made.made["training"]["select"] == "accuracy" and any("speaker components" in str(entry) for entry in np.atleast_1d(made.manifest["fitted"]))
+    plain = run(corpora, model="speaker_vgg_cct_end_to_end", percent=.25, augmentation="time_freq_aug")
+    assert plain.made["training"]["select"] == "uar" and list(plain.others) == ["speaker_vgg_cct_end_to_end"]
+
+
+def test_the_same_twice_is_the_same_bytes(corpora, outputs):
+    first = run(corpora, model="speaker_vgg_cct", augmentation="freq_aug", high_seed=1)
+    kept = {name: (first.run.folder/name).read_bytes() for name in ("predictions.csv", "metrics.json", "looks.csv", "partition.csv")}
+    shutil.rmtree(outputs)
+    for place in first.places: shutil.rmtree(place)
+    again = run(corpora, model="speaker_vgg_cct", augmentation="freq_aug", high_seed=1)
+    assert again.run.folder == first.run.folder and {name: (again.run.folder/name).read_bytes() for name in kept} == kept
+    assert set(again.predictions.seed) == {0, 1} and not np.allclose(*(again.predictions[again.predictions.seed == s].p_sad for s in (0, 1)))
+
+
+def test_named_folder_is_tested(corpora, tmp_path):
+    table, root = load_corpus(corpora["phone"]).table, tmp_path/"phone_wav"
+    root.mkdir()
+    for i, row in table.iterrows(): shutil.copy(Path(corpora["phone"]).parent/row.file, root/f"{NOUN[row.emotion]}_phone_{row.speaker}_{i}.wav")
+    made = run(corpora, eval_dataset=str(root), model="small_cnn")
+    there = run(corpora, model="small_cnn")
+    assert made.tested == "phone" and set(made.predictions.speaker) == {f"phone-{s}" for s in table.speaker}
+    a, b = (m.predictions.sort_values("p_sad", ignore_index=True) for m in (made, there))
+    assert a.p_sad.tolist() == pytest.approx(b.p_sad.tolist(), abs=1e-6) and list(a.truth) == list(b.truth)
+
+
+def test_corpora_of_other_classes_and_of_one_speaker(corpora, tmp_path):
+    "One without a common class is left out; one of a single speaker is trained on and held back from choosing"
+    table = pd.read_csv(corpora["alone"])
+    table = table.assign(**{column: "disgust" for column in ("label", "emotion") if column in table})
+    path = Path(corpora["alone"]).with_name("odd.csv")
+    table.to_csv(path, index=False)
+    odd = load_corpus(str(path))
+    assert set(odd.table.emotion) == {"disgust"}
+    made = run(corpora, train_datasets=[corpora["people"], str(path)], model="small_cnn", training=dict(epochs=1))
+    assert set(made.heard.table.corpus) == {"people", "phone"} and made.dropped.rows.sum() == 8
+    renamed = str(shutil.copy(corpora["alone"], Path(corpora["alone"]).with_name("single.csv")))
+    made = run(corpora, train_datasets=[corpora["phone"], renamed], eval_dataset=corpora["people"], model="small_cnn", training=dict(epochs=1, batch_size=4))
+    assert len(set(made.heard.table.speaker.iloc[made.fold.dev])) == 1 and set(made.heard.table.corpus.iloc[made.fold.dev]) == {"phone"}
+    with pytest.raises(ValueError, match="one speaker"): run(corpora, train_datasets=[renamed], model="small_cnn")
+
+
+def test_nobody_held_back(corpora):
+    made = run(corpora, percent=0., model="small_cnn", training=dict(select="last"))
+    assert not len(made.fold.dev) and made.metrics["dev"] is None and "dev_uar" not in made.looks
+    with pytest.raises(ValueError, match="select='last'"): run(corpora, percent=0., model="small_cnn")
+
+
+def copies(path, folder, name):
+    "A corpus that may be damaged"
+    shutil.copytree(Path(path).parent, folder/name)
+    return folder/name, shutil.move(folder/name/Path(path).name, folder/name/f"{name}.csv")
+
+
+def test_clips_that_cannot_be_heard(corpora, tmp_path):
+    folder, path = copies(corpora["phone"], tmp_path, "damaged")
+    table = load_corpus(str(path)).table
+    soundfile.write(folder/table.file.iat[2], np.zeros(16000), 16000, format="wav")
+    made = run(corpora, eval_dataset=str(path), model="speaker_vgg_cct", training=dict(epochs=1))
+    assert made.manifest["failures"] == 1 and sorted(made.predictions.file) == sorted(table.file.drop(2)) and list(made.predictions.truth) == list(table.set_index("file").emotion[made.predictions.file])
+    for i in table.index[table.emotion == "sad"]: soundfile.write(folder/table.file.iat[i], np.zeros(16000), 16000, format="wav")
+    with pytest.raises(ValueError, match="either side lacks sad"): run(corpora, eval_dataset=str(path), model="small_cnn")
+
+
+def test_runs_beside_each_other_are_told_apart(corpora):
+    cct = run(corpora, training=dict(epochs=1))
+    run(corpora, training=dict(epochs=1, smoothing=.2), kept=2.)
+    run(corpora, model="svm", features="eGeMAPSv02")
+    last = run(corpora, model="small_cnn", input_size=64, training=dict(epochs=1))
+    assert set(last.others) == {"cct", "cct, kept 2.0, smoothing 0.2", "svm", "small_cnn"} and last.compare(last.others, "cct").shape[0] == 3
+    svm = run(corpora, model="svm")
+    assert {"svm", "svm, features eGeMAPSv02"} <= set(svm.others) and len(svm.others) == 5   # networks by their differences to one of them
+    pd.testing.assert_frame_equal(read_predictions(cct.run.folder/"predictions.csv"), last.others["cct"])
+
+
+def test_systems_that_heard_other_clips_are_compared_on_what_all_heard(corpora, tmp_path):
+    folder, path = copies(corpora["phone"], tmp_path, "damaged")
+    file = load_corpus(str(path)).table.file.iat[2]
+    run(corpora, eval_dataset=str(path), model="small_cnn", training=dict(epochs=1))
+    soundfile.write(folder/file, np.zeros(16000), 16000, format="wav")
+    made = run(corpora, eval_dataset=str(path), training=dict(epochs=1))
+    assert [len(t) for t in made.others.values()] in ([8, 7], [7, 8]) and {len(t) for t in made.shared.values()} == {7}
+
+
+def test_imagenet_weights(corpora, tmp_path):
+    right, wrong = (str(save_tensors(tmp_path/f"{dim}.safetensors", CCT("tiny", n_classes=10, dim=dim).state_dict())) for dim in (32, 64))
+    made = run(corpora, pretrained=right, training=dict(epochs=1))
+    assert (made.places[0]/"pretrained.csv").is_file() and not np.allclose(made.predictions.p_sad, run(corpora, training=dict(epochs=1)).predictions.p_sad)
+    with pytest.raises(ValueError, match="another architecture"): run(corpora, pretrained=wrong)
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("given, words", [
+    (dict(model="cct_14"), "unknown model"), (dict(model="resnet50_14_7x2_224"), "unknown model"), (dict(model="small_cnn", size="small"), "is of a transformer"), (dict(classes="5"), "unknown class set"), (dict(augmentation="noise"), "unknown augmentation"), (dict(balance="over"), "unknown balance"), (dict(size="large"), "unknown model"),
+    (dict(window="hamming"), "unknown window"), (dict(speaker="ecapa", model="speaker_vgg_cct"), "unknown speaker encoder"), (dict(protocol="published"), "unknown protocol"), (dict(preset="huge"), "preset"), (dict(percent=.9), "0 to 0.5"), (dict(low_seed=3, high_seed=2), "name no seed"), (dict(low_seed=-1), "name no seed"),
+    (dict(training=dict(epoch=3)), "did you mean 'epochs'"), (dict(training=dict(epochs=2, warmup_epochs=2)), "nothing is left"), (dict(kept=0.), "seconds that fill"), (dict(trim=0.), "decibels above 0"), (dict(input_size=4), "16 or more"), (dict(input_size="64"), "expects int"), (dict(kept=2., protocol="faithful"), "keeps the time scale"),
+    (dict(eval_dataset="demo_fone"), "did you mean 'demo_phone'"), (dict(eval_datasets="demo"), "did you mean 'eval_dataset'"), (dict(features="is09", model="svm"), "unknown feature set"), (dict(model="resnet50", pretrained="a.pth"), "no ImageNet weights"), (dict(train_datasets=[]), "no corpus is left")])
+def test_refused(given, words, corpora, outputs):
+    with pytest.raises(ValueError, match=words): run(corpora, **given)
+    assert not list(outputs.rglob("predictions.csv"))
+
+
+def test_a_corpus_is_not_tested_and_trained_on(corpora):
+    for train in ([corpora["people"], corpora["phone"]], [corpora["people"], corpora["people"]]):
+        with pytest.raises(ValueError, match="two corpora are called"): run(corpora, train_datasets=train)
+
+
+def test_demo_corpora_by_default(monkeypatch):
+    made = execute("exp6", preset="tiny", model="svm", features="eGeMAPSv02")
+    assert made.train_datasets == ["demo"] and made.tested == "demo_phone" and made.metrics["uar"] > .25
