@@ -32,6 +32,9 @@ def given_parameters(
         if not isinstance(content, dict): raise ValueError(f"{file}: expected lines 'name: value', found a {type(content).__name__}")
         given.update(_numbers(content))
     given.update({name: _value(text) for name, text in pairs})
+    texts = dict(pairs)
+    for name, default in declared_parameters(experiment).items():
+        if isinstance(default, str) and type(given.get(name)) in (int, float): given[name] = texts.get(name, str(given[name]))   # `-p classes 3` where words are expected
     return check_parameters(experiment, given)
 
 def _value(text):

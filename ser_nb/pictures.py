@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from .core import atomic_path, cache_root, check_name, key_of, named_seed, progress, save_tensors, versions, write_json
-from .data.corpus import Corpus
 from .data.cross_corpus import BALANCE, balance
 from .data.partition import Fold, Guard
 from .features.cache import file_digest
@@ -27,7 +26,7 @@ from .models.cct import BASELINES, SIZES, VARIANTS, load_imagenet, make_model
 from .models.vggvox import load_vggvox
 from .run import code_key, stage
 from .training.loop import whole, within
-from .training.images import PUBLISHED, probabilities as answered, train_images, training_options
+from .training.images import probabilities as answered, train_images, training_options
 from .training.voice import seeded
 
 # %% ../nbs/60_pictures.ipynb #64142d26
@@ -53,7 +52,7 @@ def recipe(
     if r["pretrained"] and not Path(r["pretrained"]).is_file(): raise FileNotFoundError(f"{r['pretrained']}: no such file; expected weights as .safetensors or .pth, such as cct_14_7x2_224_imagenet.pth")
     if r["protocol"] == "faithful" and r["kept"] is not None: raise ValueError(f"kept={r['kept']} keeps the time scale, which the published pictures do not: leave it out, or use protocol='corrected'")
     if not within(lambda v: v > 0)(r["trim"]): raise ValueError(f"trim={r['trim']!r}: expected decibels above 0, 60 as published")
-    if r["kept"] is not None and not r["kept"] > 0: raise ValueError(f"kept={r['kept']!r}: expected the seconds that fill a picture, or None to squeeze")
+    if r["kept"] is not None and not within(lambda v: v > 0)(r["kept"]): raise ValueError(f"kept={r['kept']!r}: expected the seconds that fill a picture, or None to squeeze")
     own = dict(speaker_weights=r["speaker_weights"] if r["speaker"] == "vggvox" else None, speaker_width=r["speaker_width"] if r["variant"] == "trained" else None)
     return dict(r, **own, input_size=r["input_size"] or SIZES.get(r["model"], SIZES["small"])["image_size"], training=training_options(**r["training"]))
 
@@ -227,13 +226,14 @@ def save(
 
 def load_model(
     folder, # As `save` wrote it
-)->Trained: # Raises FileNotFoundError for another folder
+)->Trained: # Raises FileNotFoundError or ValueError for another folder
     "Read a trained network"
     from safetensors.numpy import load_file as arrays
     from safetensors.torch import load_file
     folder = Path(folder)
     if not (folder/"recipe.json").is_file(): raise FileNotFoundError(f"{folder}: holds no recipe.json; expected the model folder of a run of exp6")
     about = json.loads((folder/"recipe.json").read_text())
+    if about.get("kind") != "pictures": raise ValueError(f"{folder}: is a model of {about.get('kind', 'something else')}; expected the model folder of a run of exp6")
     network = build(about["recipe"], len(about["labels"]))
     network.load_state_dict(load_file(folder/"model.safetensors"))
     return Trained(network.eval(), about["labels"], about["recipe"], arrays(folder/"projection.safetensors") if (folder/"projection.safetensors").is_file() else None)

@@ -21,7 +21,7 @@ import pandas as pd
 from .core import atomic_path, check_name, check_writable, git_commit, key_of, outputs_root, project_root, versions, write_json
 
 # %% ../nbs/01_run.ipynb #9b63e03b
-SHORT = dict(corpus="", test_corpus="", mode="", speaker="", target="to-", kind="", session="s", train_on="", augment="", lambda_cls="cls", share="share", classifier="", encoder="", tune="", features="", normalise="", protocol="", preset="")   # what an id shows, in this order, and behind what
+SHORT = dict(corpus="", test_corpus="", eval_dataset="", model="", mode="", speaker="", target="to-", kind="", session="s", train_on="", augment="", lambda_cls="cls", share="share", classifier="", encoder="", tune="", features="", normalise="", protocol="", preset="")   # what an id shows, in this order, and behind what
 
 def _word(name, value): return SHORT[name] + (f"{value:g}" if isinstance(value, float) else Path(str(value)).stem)
 

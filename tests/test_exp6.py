@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-import torch
 from test_exp4 import execute
 
-from ser_nb.core import save_tensors
+from ser_nb.core import save_tensors, versions
 from ser_nb.data.corpus import select, to_csv
 from ser_nb.data.readers import load_corpus
 from ser_nb.models.cct import CCT
@@ -18,6 +17,7 @@ from ser_nb.pictures import load_model
 from ser_nb.run import read_predictions
 
 ROOT = Path(__file__).resolve().parents[1]
+VERSIONS = versions()   # read once
 NOUN = dict(angry="anger", happy="joy", neutral="neutral", sad="sadness")
 QUICK = dict(epochs=2, warmup_epochs=0, cooldown_epochs=0, batch_size=8)
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:fewer than 20 utterances", "ignore:.*test speaker", "error::UserWarning")]
@@ -29,6 +29,7 @@ def outputs(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("SER_NB_OUTPUTS", str(tmp_path/"outputs"))
     monkeypatch.delenv("SER_NB_DATA", raising=False)
+    for place in ("ser_nb.run.versions", "ser_nb.pictures.versions"): monkeypatch.setattr(place, lambda: VERSIONS)
     return tmp_path/"outputs"
 
 
@@ -51,8 +52,13 @@ def corpora(tmp_path_factory):
     return made
 
 
-def run(corpora, **given):
-    return execute("exp6", **{**dict(eval_dataset=corpora["phone"], train_datasets=[corpora["people"]], preset="tiny", training={**QUICK, **given.pop("training", {})}), **given})
+def run(corpora, figures=False, **given):
+    "A tiny run; figures take most of its time"
+    with pytest.MonkeyPatch.context() as patch:
+        if not figures:
+            patch.setattr("ser_nb.run.save_figure", lambda run, name, figure: None)
+            for name in ("plot_pictures", "plot_confusion", "plot_uar"): patch.setattr(f"ser_nb.evaluation.plots.{name}", lambda *given, **named: None)
+        return execute("exp6", **{**dict(eval_dataset=corpora["phone"], train_datasets=[corpora["people"]], preset="tiny", training={**QUICK, **given.pop("training", {})}), **given})
 
 
 def left(made): return {str(p.relative_to(made.run.folder)) for p in made.run.folder.rglob("*") if p.is_file()}
@@ -66,20 +72,22 @@ MODELS = dict(cct=("none", None), speaker_vgg_cct=("second_attention", "ge2e"), 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_network(model, corpora):
     given = dict(speaker_width=1/64) if model == "speaker_cct_trained" else dict(input_size=32, training=dict(epochs=1, batch_size=24)) if model == "resnet50" else {}
-    made = run(corpora, model=model, **given)
+    drawn = model in ("cct", "speaker_vgg_cct", "small_cnn")
+    made = run(corpora, drawn, model=model, **given)
     p = read_predictions(made.run.folder/"predictions.csv")
     assert (made.made["variant"], made.made["speaker"]) == MODELS[model] and len(p) == 8 and set(p.corpus) == {"phone"} and list(p.columns[-4:]) == ["p_angry", "p_happy", "p_neutral", "p_sad"]
     trained = load_model(made.run.folder/"model")
     assert sum(q.numel() for q in trained.network.parameters()) == made.metrics["parameters"] and trained.labels == ["angry", "happy", "neutral", "sad"]
     figures = {f"figures/{name}.png" for name in ("pictures", "confusion", "training", "uar", *(["speakers"] if made.made["speaker"] == "ge2e" else []), *(["saliency"] if model not in ("resnet50", "small_cnn") else []))}
     files = left(made)
-    assert figures | {"predictions.csv", "metrics.json", "manifest.json", "partition.csv", "looks.csv", "model/model.safetensors", "model/config.json", "model/recipe.json"} <= files and {f for f in files if f.startswith("figures")} == figures
+    assert {"predictions.csv", "metrics.json", "manifest.json", "partition.csv", "looks.csv", "model/model.safetensors", "model/config.json", "model/recipe.json"} <= files and {f for f in files if f.startswith("figures")} == (figures if drawn else set())
+    assert hasattr(made, "masks") == (model not in ("resnet50", "small_cnn")) and (not hasattr(made, "masks") or np.isfinite(made.masks).all() and made.masks.max() == pytest.approx(1))
     assert any(f.startswith("logs/0/") for f in files) and made.manifest["failures"] == 0 and list(made.others) == [model]
     if model == "resnet50": shutil.rmtree(made.places[0])
 
 
 def test_a_linear_machine_on_functionals(corpora):
-    made = run(corpora, model="svm", features="eGeMAPSv02")
+    made = run(corpora, True, model="svm", features="eGeMAPSv02")
     assert len(read_predictions(made.run.folder/"predictions.csv")) == 8 and made.metrics["parameters"] is None and {"figures/confusion.png", "figures/uar.png", "metrics.json"} <= left(made) and not (made.run.folder/"model").exists()
     who = made.heard.table.speaker.to_numpy(object)
     assert not {*who[made.fold.test]} & {*who[made.fold.train], *who[made.fold.dev]}
@@ -222,6 +230,11 @@ def test_a_corpus_is_not_tested_and_trained_on(corpora):
         with pytest.raises(ValueError, match="two corpora are called"): run(corpora, train_datasets=train)
 
 
-def test_demo_corpora_by_default(monkeypatch):
-    made = execute("exp6", preset="tiny", model="svm", features="eGeMAPSv02")
-    assert made.train_datasets == ["demo"] and made.tested == "demo_phone" and made.metrics["uar"] > .25
+@pytest.mark.parametrize("given, expected", [({}, ["demo", "demo_phone"]), (dict(eval_dataset="demo"), ["demo_phone", "demo"]), (dict(eval_dataset="demo_phone", train_datasets=["demo_phone"]), None)], ids=["phone", "demo", "both"])
+def test_demo_corpora_by_default(given, expected, monkeypatch):
+    "Nothing is trained: the corpora are chosen before"
+    def stop(corpus, features): raise InterruptedError(corpus.name)
+    monkeypatch.setattr("ser_nb.features.functionals.functionals", stop)
+    monkeypatch.setattr("ser_nb.data.cross_corpus.class_set", lambda table, test, *other: (_ for _ in ()).throw(InterruptedError([*dict.fromkeys(table.corpus)])) )
+    with pytest.raises(InterruptedError if expected else ValueError, match="two corpora" if not expected else None) as e: execute("exp6", preset="tiny", model="svm", **given)
+    if expected: assert e.value.args[0] == expected

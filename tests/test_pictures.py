@@ -18,7 +18,7 @@ from ser_nb.data.readers import load_corpus
 from ser_nb.features.mel_augment import AUGMENTATIONS
 from ser_nb.features.speaker import fit_projection, project, voices
 from ser_nb.features.spectrogram import Mels, mel_spectrograms, paint, view
-from ser_nb.models.cct import CCT
+from ser_nb.models.cct import CCT, SIZES
 from ser_nb.models.vggvox import VGGVox
 from ser_nb.pictures import _Epoch, _Pictures, answers, build, epoch_of, hear, load_model, pictures_of, probabilities, recipe, save, spectrum, train_fold, views_of
 
@@ -65,7 +65,7 @@ def weights(folder): return torch.cat([v.flatten().float() for v in load_model(f
 @pytest.mark.parametrize("given, words", [
     (dict(model="smal"), "did you mean 'small'"), (dict(variant="token"), "unknown variant"), (dict(colours="viridis"), "unknown colours"), (dict(window="hanning"), "unknown window"), (dict(augmentation="all"), "unknown augmentation"), (dict(balance="balanced"), "unknown balance"),
     (dict(protocol="published"), "unknown protocol"), (dict(variant="first_token", speaker="vgg"), "unknown speaker encoder"), (dict(variant="first_token", speaker="vggvox"), "needs speaker_weights"), (dict(variant="first_token", speaker_weights="a.safetensors"), "ge2e brings its own"),
-    (dict(model="resnet50", variant="first_token"), "sees no speaker"), (dict(model="small_cnn", variant="trained"), "sees no speaker"), (dict(kept=3., protocol="faithful"), "keeps the time scale"), (dict(kept=0.), "seconds that fill"), (dict(kept=-1), "seconds that fill"),
+    (dict(model="resnet50", variant="first_token"), "sees no speaker"), (dict(model="small_cnn", variant="trained"), "sees no speaker"), (dict(kept=3., protocol="faithful"), "keeps the time scale"), (dict(kept=0.), "seconds that fill"), (dict(kept=-1), "seconds that fill"), (dict(kept="3"), "seconds that fill"), (dict(kept=True), "seconds that fill"),
     (dict(input_size=0), "16 or more"), (dict(input_size=8), "16 or more"), (dict(input_size=64.5), "whole number"), (dict(variant="trained", speaker_width=0), "speaker_width=0"), (dict(variant="trained", speaker_width=2), "at most 1"),
     (dict(model="small_cnn", pretrained="a.pth"), "no ImageNet weights"), (dict(training=dict(epoch=3)), "did you mean 'epochs'"), (dict(training=dict(select="last", epochs=0)), "epochs=0"), (dict(trim=0.), "trim=0.0"), (dict(trim="60"), "decibels above 0"), (dict(learning_rate=1), "unknown option of a picture network")])
 def test_recipes_that_do_not_fit(given, words):
@@ -78,8 +78,8 @@ def test_pretrained_file_that_is_not_there():
 
 def test_a_recipe_is_complete_and_of_what_is_used():
     plain = recipe()
-    assert (plain["speaker"], plain["speaker_weights"], plain["speaker_width"], plain["input_size"], plain["training"]["epochs"]) == (None, None, None, 112, 50)
-    assert recipe(variant="trained", speaker_width=.5)["speaker"] == "spectra" and recipe(model="tiny")["input_size"] == 64 and recipe(model="resnet50")["input_size"] == 112
+    assert (plain["speaker"], plain["speaker_weights"], plain["speaker_width"], plain["input_size"], plain["training"]["epochs"]) == (None, None, None, SIZES["small"]["image_size"], 50)
+    assert recipe(variant="trained", speaker_width=.5)["speaker"] == "spectra" and recipe(model="tiny")["input_size"] == 64 and recipe(model="resnet50")["input_size"] == SIZES["small"]["image_size"]
     for r in (plain, recipe(variant="trained", speaker_width=.5), recipe(variant="first_token"), recipe(variant="first_token", speaker="vggvox", speaker_weights="a")): assert json.loads(json.dumps(r)) == r
     assert recipe(kept=None, colours=None, training=None) == plain and recipe(variant="none", speaker="vggvox", speaker_weights="a", speaker_width=.1) == plain
 

@@ -103,7 +103,7 @@ def train_images(
     what:str="training", # For the progress bar
 )->pd.DataFrame: # epoch, loss, dev_loss, dev_uar, dev_accuracy; raises FloatingPointError for a loss that is not finite, ValueError for `select` without development rows
     "Train a network on pictures"
-    o, folder, best = options, Path(folder), None
+    o, folder = options, Path(folder)
     if dev is None and o["select"] != "last": raise ValueError(f"select={o['select']!r} chooses an epoch by development speakers, and there are none: give some, or select='last'")
     folder.mkdir(parents=True, exist_ok=True)
     steps = len(batches(0))
