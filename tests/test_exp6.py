@@ -1,6 +1,7 @@
 "exp6 from end to end on a few utterances: every model, what a run leaves behind, and what is refused"
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 import soundfile
 from test_exp4 import execute
+from transformers import ResNetConfig
 
 from ser_nb.core import save_tensors, versions
 from ser_nb.data.corpus import select, to_csv
@@ -70,8 +72,9 @@ MODELS = dict(cct=("none", None), speaker_vgg_cct=("second_attention", "ge2e"), 
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_network(model, corpora):
-    given = dict(speaker_width=1/64) if model == "speaker_cct_trained" else dict(input_size=32, training=dict(epochs=1, batch_size=24)) if model == "resnet50" else {}
+def test_every_network(model, corpora, monkeypatch):
+    if model == "resnet50": monkeypatch.setattr("transformers.ResNetConfig", partial(ResNetConfig, embedding_size=8, hidden_sizes=[8, 8, 8, 2048], depths=[1]*4))   # in test_pictures it has all its layers
+    given = dict(speaker_width=1/64) if model == "speaker_cct_trained" else dict(input_size=32, training=dict(epochs=1)) if model == "resnet50" else {}
     drawn = model in ("cct", "speaker_vgg_cct", "small_cnn")
     made = run(corpora, drawn, model=model, **given)
     p = read_predictions(made.run.folder/"predictions.csv")
@@ -83,7 +86,7 @@ def test_every_network(model, corpora):
     assert {"predictions.csv", "metrics.json", "manifest.json", "partition.csv", "looks.csv", "model/model.safetensors", "model/config.json", "model/recipe.json"} <= files and {f for f in files if f.startswith("figures")} == (figures if drawn else set())
     assert hasattr(made, "masks") == (model not in ("resnet50", "small_cnn")) and (not hasattr(made, "masks") or np.isfinite(made.masks).all() and made.masks.max() == pytest.approx(1))
     assert any(f.startswith("logs/0/") for f in files) and made.manifest["failures"] == 0 and list(made.others) == [model]
-    if model == "resnet50": shutil.rmtree(made.places[0])
+    assert made.made["training"]["select"] == "uar"
 
 
 def test_a_linear_machine_on_functionals(corpora):
@@ -123,8 +126,6 @@ def test_class_sets(classes, labels, corpora):
 def test_faithful(corpora):
     made = run(corpora, protocol="faithful", model="speaker_vgg_cct_end_to_end", percent=.25, augmentation="time_freq_aug")
     assert made.made["protocol"] == "faithful" and made.made["training"]["select"] == "accuracy" and any("speaker components" in str(entry) for entry in np.atleast_1d(made.manifest["fitted"]))
-    plain = run(corpora, model="speaker_vgg_cct_end_to_end", percent=.25, augmentation="time_freq_aug")
-    assert plain.made["training"]["select"] == "uar" and list(plain.others) == ["speaker_vgg_cct_end_to_end"]
 
 
 def test_the_same_twice_is_the_same_bytes(corpora, outputs):
@@ -189,12 +190,11 @@ def test_clips_that_cannot_be_heard(corpora, tmp_path):
 def test_runs_beside_each_other_are_told_apart(corpora):
     cct = run(corpora, training=dict(epochs=1))
     run(corpora, training=dict(epochs=1, smoothing=.2), kept=2.)
-    run(corpora, model="svm", features="eGeMAPSv02")
     last = run(corpora, model="small_cnn", input_size=64, training=dict(epochs=1))
-    assert set(last.others) == {"cct", "cct, kept 2.0, smoothing 0.2", "svm", "small_cnn"} and last.compare(last.others, "cct").shape[0] == 3
-    svm = run(corpora, model="svm")
-    assert {"svm", "svm, features eGeMAPSv02"} <= set(svm.others) and len(svm.others) == 5   # networks by their differences to one of them
+    assert set(last.others) == {"cct", "cct, kept 2.0, smoothing 0.2", "small_cnn"} and last.compare(last.others, "cct").shape[0] == 2
     pd.testing.assert_frame_equal(read_predictions(cct.run.folder/"predictions.csv"), last.others["cct"])
+    svm = run(corpora, model="svm", features="eGeMAPSv02")
+    assert "svm" in svm.others and len(svm.others) == 4   # networks by their differences to one of them
 
 
 def test_systems_that_heard_other_clips_are_compared_on_what_all_heard(corpora, tmp_path):
