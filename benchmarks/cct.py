@@ -1,4 +1,4 @@
-"The compact transformer: training beside the same network from torch's own parts and beside one large product of the same dtype, what its pictures cost, and inference against real time"
+"The compact transformer: training beside the same network from torch's own parts and beside one large product of the same dtype, what its pictures cost, and inference and a whole stream against real time"
 import argparse
 import time
 
@@ -8,10 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from ser_nb.features.mel_augment import augment, drawn
+from ser_nb.data.demo import demo_utterance
+from ser_nb.features.speaker import WIDTH, fit_projection
 from ser_nb.features.spectrogram import SAMPLING_RATE, log_mel, paint, view
 from ser_nb.models.cct import CCT, SIZES
+from ser_nb.pictures import Trained, build, recipe
+from ser_nb.streaming import CHUNK, stream
 
-ROUNDS, SECONDS = 3, 4   # SECONDS of speech in a picture
+ROUNDS, SECONDS, STREAM = 3, 4, 24   # SECONDS of speech in a picture, and in the stream
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -124,7 +128,22 @@ def infer(size):
         def clip(): return model(paint(view([log_mel(signal)], SIZES[size]["image_size"])[0])).softmax(1)
         for work in (clip, lambda: model(images)): work()
         whole, alone = (np.median([seconds(work, 3) for _ in range(5)]) for work in (clip, lambda: model(images)))
-    print(f"{size}, inference, float32, 1 core: {1e3*whole:.1f} ms for {SECONDS} s of speech = real-time factor {whole/SECONDS:.4f} (bar 0.05), {1e3*alone:.1f} ms of it the network", flush=True)
+    print(f"{size}, inference, float32, 1 core: {1e3*whole:.1f} ms for {SECONDS} s of speech = real-time factor {whole/SECONDS:.4f}{' (bar 0.05)'*(size == 'small')}, {1e3*alone:.1f} ms of it the network", flush=True)
+
+
+def listen(size):
+    "Demo speech in pieces, a row each half second from the last four: all that `ser-nb predict` does beside reading and printing, on one core"
+    torch.set_num_threads(1)
+    speech = np.concatenate([demo_utterance("demo", "d1f", "female", e, i)[0] for e in ("angry", "happy", "neutral", "sad") for i in range(1, 9)])[:STREAM*SAMPLING_RATE]
+    pieces = np.array_split(speech, len(speech)//int(CHUNK*SAMPLING_RATE))
+    for variant, told in (("none", "no speaker"), ("first_token", "GE2E")):
+        way = recipe(model=size, variant=variant)
+        projection = None if variant == "none" else fit_projection(np.random.default_rng(0).random((2*SIZES[size]["dim"], WIDTH)), SIZES[size]["dim"])
+        model = Trained(build(way, 4).eval(), ["angry", "happy", "neutral", "sad"], way, projection)
+        list(stream(pieces[:2], SAMPLING_RATE, model))
+        rows = list(stream(pieces, SAMPLING_RATE, model))
+        taken = [row["latency"] for row in rows]
+        print(f"{size}, stream, {told}, 1 core: {len(rows)} rows of {rows[-1]['end']:.1f} s take {sum(taken):.2f} s = real-time factor {sum(taken)/rows[-1]['end']:.4f}{' (bar 0.05)'*(size == 'small')}; latency {1e3*np.median(taken):.0f} ms, {1e3*max(taken):.0f} at most", flush=True)
 
 
 def main():
@@ -133,7 +152,9 @@ def main():
     parser.add_argument("--size", default="cct_14_7x2_224")
     a = parser.parse_args()
     for dtype in (torch.float32, torch.bfloat16): compare(a.size, a.batch, dtype)
-    if DEVICE == "cpu": infer(a.size)
+    for size in dict.fromkeys(("small", a.size)) if DEVICE == "cpu" else ():
+        infer(size)
+        listen(size)
 
 
 if __name__ == "__main__": main()

@@ -1,6 +1,6 @@
 """Emotional speech, recognised and converted: the reference implementation of five published systems, on one data path.
 
-`load_corpus`, `functionals`, `audit`, `load`, `predict`, `load_converter` and `convert` are handed out from their modules when they are first used.
+`load_corpus`, `functionals`, `audit`, `load`, `predict`, `load_model`, `stream`, `load_converter` and `convert` are handed out from their modules when they are first used.
 Saved classifiers of `ser_nb.models.ssl_classifier` are known to transformers' auto classes and pipelines; their code is loaded with the first of them."""
 import sys
 from importlib.machinery import PathFinder
@@ -8,7 +8,7 @@ from importlib.machinery import PathFinder
 __version__ = "0.1.0"
 
 _HANDED_OUT = dict(load_corpus="data.readers", audit="data.audit", functionals="features.functionals", load="prediction", predict="prediction", predict_files="prediction",
-                   load_converter="conversion", convert="conversion")
+                   load_model="pictures", stream="streaming", load_converter="conversion", convert="conversion")
 __all__ = ["__version__", *_HANDED_OUT]
 
 

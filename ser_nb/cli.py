@@ -177,7 +177,7 @@ def _stream(a):
                 head.writerow(dict(file=file, **{k: v if isinstance(v, str) else "" if v != v else round(v, 6) for k, v in row.items()}))
                 sys.stdout.flush()
         except AudioError as e:
-            print(e, file=sys.stderr)
+            print(e if str(e).startswith(file) else f"{file}: {e}", file=sys.stderr)
             status = 1
         except KeyboardInterrupt: return 130   # who listens to a microphone ends so
     return status

@@ -93,11 +93,12 @@ def hear(
 )->Speech: # What fails in either is listed
     "Spectrograms and speakers of corpora"
     network = load_vggvox(recipe["speaker_weights"]) if recipe["speaker"] == "vggvox" else None
-    mels, vectors, heard, failures = [], [], [], []
+    mels, vectors, keys, heard, failures = [], [], [], [], []
     for corpus in corpora:
         if recipe["speaker"] in SPEAKERS:
             found = voices(corpus, recipe["speaker"], network)
             failures.append(found.failures)
+            keys.append(found.key)
             corpus = replace(corpus, table=found.table)
         made = mel_spectrograms(corpus, recipe["window"], trim=recipe["trim"])
         failures.append(made.failures)
@@ -108,9 +109,9 @@ def hear(
         heard.append(replace(corpus, table=made.table))
     mels = join(mels)
     speakers = np.concatenate(vectors) if vectors else _Spectra(heard) if recipe["speaker"] == "spectra" else None
-    return Speech(mels, speakers, mels.table, pd.concat(failures, ignore_index=True), key_of(mels.key, recipe["speaker"], key_of([v.tobytes().hex() for v in vectors])))
+    return Speech(mels, speakers, mels.table, pd.concat(failures, ignore_index=True), key_of(mels.key, recipe["speaker"], *keys))
 
-# %% ../nbs/60_pictures.ipynb #e0b06e1b
+# %% ../nbs/60_pictures.ipynb #1d2e35ca
 def _chunks(n, size): return [np.arange(i, min(i + size, n)) for i in range(0, n, size)]
 
 def views_of(
@@ -134,7 +135,7 @@ def views_of(
     folder = stage(cache_root()/"stages", "views", made_of, make)
     return np.load(folder/"views.npy", mmap_mode="r"), np.load(folder/"widths.npy")
 
-# %% ../nbs/60_pictures.ipynb #fcca5174
+# %% ../nbs/60_pictures.ipynb #8cf8f3ea
 class _Pictures:
     "Images of rows of a `Speech`"
     def __init__(self, speech, recipe, device="cpu"):
@@ -157,7 +158,7 @@ def _faithful_augmented(mel, name, seed, recipe):
     rows = ((torch.arange(128) + .5)*SIDE/128).long()
     return faithful_picture(V[0, rows].flip(0).numpy(), recipe["colours"])
 
-# %% ../nbs/60_pictures.ipynb #1d2e35ca
+# %% ../nbs/60_pictures.ipynb #c8108584
 class _Epoch:
     "Batches of an epoch, each made when it is asked for"
     def __init__(self, pictures, speakers, y, rows, names, seeds, batch_size, training):
@@ -192,7 +193,7 @@ def epoch_of(
         return _Epoch(pictures, speakers, y, kept, names, [named_seed(seed, "augment", epoch, i, int(r)) for i, r in enumerate(kept)], recipe["training"]["batch_size"], True)
     return batches
 
-# %% ../nbs/60_pictures.ipynb #c8108584
+# %% ../nbs/60_pictures.ipynb #acc8fd75
 @dataclass(frozen=True)
 class Trained:
     "A network with all that leads from speech to its answers"
@@ -215,30 +216,43 @@ def save(
     trained:Trained, # Trained
     folder, # To write
 ):
-    "Write a trained network: weights, configuration, recipe and speaker components"
+    "Write a trained network: weights, configuration, recipe, and whatever its speaker vectors need"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     trained.network.save_pretrained(folder)
+    (folder/"README.md").unlink(missing_ok=True)   # the hub's empty form
     write_json(folder/"recipe.json", dict(kind="pictures", labels=trained.labels, recipe=trained.recipe))
     if trained.projection is not None:
         import torch
         save_tensors(folder/"projection.safetensors", {k: torch.from_numpy(np.asarray(v)) for k, v in trained.projection.items()})
+    weights = trained.recipe["speaker_weights"]
+    if weights and Path(weights) != folder/"speaker.safetensors": shutil.copyfile(weights, folder/"speaker.safetensors")
 
 def load_model(
     folder, # As `save` wrote it
-)->Trained: # Raises FileNotFoundError or ValueError for another folder
+)->Trained: # Raises FileNotFoundError or ValueError for another folder, and for one that is incomplete or damaged
     "Read a trained network"
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file as arrays
     from safetensors.torch import load_file
     folder = Path(folder)
     if not (folder/"recipe.json").is_file(): raise FileNotFoundError(f"{folder}: holds no recipe.json; expected the model folder of a run of exp6")
-    about = json.loads((folder/"recipe.json").read_text())
-    if about.get("kind") != "pictures": raise ValueError(f"{folder}: is a model of {about.get('kind', 'something else')}; expected the model folder of a run of exp6")
-    network = build(about["recipe"], len(about["labels"]))
-    network.load_state_dict(load_file(folder/"model.safetensors"))
-    return Trained(network.eval(), about["labels"], about["recipe"], arrays(folder/"projection.safetensors") if (folder/"projection.safetensors").is_file() else None)
+    def damaged(words): return ValueError(f"{folder}: the model is damaged ({words}); copy it again from its run")
+    try: about = json.loads((folder/"recipe.json").read_text(encoding="utf-8"))
+    except ValueError as e: raise damaged(f"recipe.json cannot be read, {e}") from e
+    if not isinstance(about, dict) or about.get("kind") != "pictures": raise ValueError(f"{folder}: its recipe.json is not of a picture network; expected the model folder of a run of exp6")
+    try:
+        labels, r = about["labels"], {name: about["recipe"][name] for name in RECIPE}
+        network, projection = build(r, len(labels)), arrays(folder/"projection.safetensors") if r["speaker"] in SPEAKERS else None
+        network.load_state_dict(load_file(folder/"model.safetensors"))
+        if r["speaker_weights"]: r["speaker_weights"] = str(folder/"speaker.safetensors")
+    except KeyError as e: raise damaged(f"recipe.json has no {e}") from e
+    except FileNotFoundError as e: raise damaged(f"{Path(str(e)).name} is missing") from e
+    except SafetensorError as e: raise damaged(f"its weights cannot be read, {e}") from e
+    except (RuntimeError, TypeError, ValueError) as e: raise damaged("its weights are of another network than recipe.json says") from e
+    return Trained(network.eval(), labels, r, projection)
 
-# %% ../nbs/60_pictures.ipynb #c590c7f2
+# %% ../nbs/60_pictures.ipynb #c52f5e3b
 def pictures_of(
     mels:list, # Spectrograms (128, T), dB
     recipe:dict, # Of `recipe`
@@ -259,7 +273,7 @@ def probabilities(
     vectors = None if speakers is None else torch.from_numpy(project(trained.projection, speakers)) if r["speaker"] in SPEAKERS else torch.as_tensor(np.asarray(speakers, "float32"))[:, None]
     return answered(trained.network, [(pictures_of(mels, r), vectors, None)])
 
-# %% ../nbs/60_pictures.ipynb #7144dd23
+# %% ../nbs/60_pictures.ipynb #650beb04
 def train_fold(
     speech:Speech, # Rows of all corpora
     y:np.ndarray, # Class number of each row, -1 = not used
@@ -299,7 +313,7 @@ def _device():
     import torch
     return "cuda" if torch.cuda.is_available() else "cpu"
 
-# %% ../nbs/60_pictures.ipynb #6a707e28
+# %% ../nbs/60_pictures.ipynb #b11ca10f
 def answers(
     folder, # Of `train_fold`
     speech:Speech, # Whatever is tested

@@ -15,7 +15,7 @@ from .core import AudioError
 from .data.audio import MAX_PEAK, MIN_DURATION, audio_info, level, mono
 from .features.speaker import front_end, ge2e, voice
 from .features.spectrogram import LONGEST, SAMPLING_RATE, mel_of
-from .pictures import Trained, pictures_of, probabilities, spectrum
+from .pictures import Trained, probabilities, spectrum
 
 # %% ../nbs/61_streaming.ipynb #9d693f42
 CHUNK = .5        # seconds; the longest piece that is worked on at once
@@ -147,8 +147,10 @@ def stream(
 def _ready(model):
     "What is loaded at its first use is loaded before anybody waits for it"
     tone = np.sin(np.arange(SAMPLING_RATE)*.1).astype("float32")
-    pictures_of([mel_of(tone, SAMPLING_RATE, model.recipe["window"], trim=model.recipe["trim"])], model.recipe)
-    if model.recipe["speaker"] == "ge2e": ge2e()
+    mel, kind = mel_of(tone, SAMPLING_RATE, model.recipe["window"], trim=model.recipe["trim"]), model.recipe["speaker"]
+    if kind == "ge2e": ge2e().embed_utterance(tone)
+    speaker = None if kind is None else spectrum(tone) if kind == "spectra" else np.zeros(len(model.projection["mean"]))
+    probabilities(model, [mel], None if speaker is None else speaker[None])
 
 def _row(samples, n, model, who):
     "What a window sounds like"

@@ -21,16 +21,18 @@ from ser_nb.features.spectrogram import Mels, mel_spectrograms, paint, view
 from ser_nb.models.cct import CCT, SIZES
 from ser_nb.models.vggvox import VGGVox
 from ser_nb.pictures import _Epoch, _Pictures, answers, build, epoch_of, hear, load_model, pictures_of, probabilities, recipe, save, spectrum, train_fold, views_of
+from ser_nb.run import code_key
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TRAINING = dict(epochs=2, warmup_epochs=0, cooldown_epochs=0, lr=1e-3, min_lr=1e-4, batch_size=8, select="uar")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def versions_read_once():
-    known = versions()
+def read_once():
+    "Versions of packages and the library's own code"
+    known, code = versions(), code_key()
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("ser_nb.run.versions", "ser_nb.pictures.versions"): patch.setattr(place, lambda: known)
+        for place in ("run", "pictures"): patch.setattr(f"ser_nb.{place}.versions", lambda: known), patch.setattr(f"ser_nb.{place}.code_key", lambda: code)
         yield
 
 

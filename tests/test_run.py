@@ -73,7 +73,7 @@ def test_roots_follow_their_variables(tmp_path, monkeypatch):
 
 def test_a_missing_corpus_names_variable_layout_and_way_out(tmp_path, monkeypatch):
     monkeypatch.delenv("SER_NB_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match="SER_NB_DATA is not set; expected the folder .SER_NB_DATA/emovo holding f1/, or use -p corpus demo"): data_root("emovo", "f1/")
+    with pytest.raises(FileNotFoundError, match="SER_NB_DATA is not set; expected the folder .SER_NB_DATA/emovo holding f1/, or take the corpus demo"): data_root("emovo", "f1/")
     monkeypatch.setenv("SER_NB_DATA", str(tmp_path))
     (tmp_path/"emovo").touch()
     with pytest.raises(FileNotFoundError, match="emovo is not there"): data_root("emovo")

@@ -1,6 +1,7 @@
 "Speech as it comes: pieces of any size, any rate, hours of it, and the command that prints while it listens"
 import csv
 import io
+import json
 import os
 import select
 import subprocess
@@ -19,9 +20,9 @@ from ser_nb.core import AudioError, save_tensors
 from ser_nb.data.audio import read_audio, resample
 from ser_nb.data.corpus import make_corpus
 from ser_nb.data.demo import demo_utterance
-from ser_nb.features.speaker import fit_projection, voice
+from ser_nb.features.speaker import fit_projection, ge2e, voice
 from ser_nb.models.vggvox import VGGVox
-from ser_nb.pictures import Trained, build, hear, probabilities, recipe, save
+from ser_nb.pictures import Trained, build, hear, load_model, probabilities, recipe, save
 from ser_nb.streaming import checked, file_chunks, listener, raw_chunks, resampler, stream
 
 LABELS = ["angry", "happy", "neutral", "sad"]
@@ -239,6 +240,11 @@ def test_raw_streams_that_are_none(content, words):
             with pytest.raises(AudioError, match=words): list(raw_chunks(io.BufferedReader(Trickle(content, n)), RATE))
 
 
+def test_handed_out():
+    import ser_nb
+    assert (ser_nb.stream, ser_nb.load_model) == (stream, load_model) and {"stream", "load_model"} <= {*dir(ser_nb)}
+
+
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
@@ -272,6 +278,52 @@ def test_predict_goes_on_after_a_bad_file(said, folder, clip, tmp_path):
     rows = list(csv.DictReader(io.StringIO(out)))
     assert status == 1 and [line.split(":")[0] for line in err.splitlines()] == [str(tmp_path/"none.wav"), str(tmp_path/"text.wav")]
     assert [r["prediction"] for r in rows if r["file"] == str(silence)] == ["", ""] and rows[0]["p_sad"] == "" and rows[-1]["file"] == str(clip.path(0))
+
+
+def test_what_is_too_short_is_named(said, folder, clip, tmp_path):
+    soundfile.write(tmp_path/"short.wav", np.full(100, .1), RATE)
+    status, out, err = said("predict", tmp_path/"short.wav", clip.path(0), "--model", folder)
+    assert status == 1 and err == f"{tmp_path/'short.wav'}: the stream ends after 0.006 s; a prediction needs at least 0.1 s of speech\n" and {r["file"] for r in csv.DictReader(io.StringIO(out))} == {str(clip.path(0))}
+
+
+def without(part, key):
+    "A description that lacks something"
+    def change(folder):
+        about = json.loads((folder/"recipe.json").read_text())
+        (about if part is None else about[part]).pop(key)
+        (folder/"recipe.json").write_text(json.dumps(about))
+    return change
+
+
+DAMAGE = dict(text=(lambda f: (f/"recipe.json").write_text("{oops"), "recipe.json cannot be read"), bytes=(lambda f: (f/"recipe.json").write_bytes(b"\xff\0"), "recipe.json cannot be read"), list=(lambda f: (f/"recipe.json").write_text("[1]"), "not of a picture network"),
+              kind=(without(None, "kind"), "not of a picture network"), labels=(without(None, "labels"), "has no 'labels'"), recipe=(without(None, "recipe"), "has no 'recipe'"), window=(without("recipe", "window"), "has no 'window'"),
+              weights=(lambda f: (f/"model.safetensors").unlink(), "model.safetensors is missing"), cut=(lambda f: (f/"model.safetensors").write_bytes((f/"model.safetensors").read_bytes()[:999]), "weights cannot be read"),
+              other=(lambda f: save_tensors(f/"model.safetensors", dict(a=torch.zeros(2))), "weights are of another network"), projection=(lambda f: (f/"projection.safetensors").unlink(), "projection.safetensors is missing"), components=(lambda f: (f/"projection.safetensors").write_bytes(b"12"), "weights cannot be read"))
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damaged_models(said, models, clip, tmp_path, what):
+    change, words = DAMAGE[what]
+    save(models["ge2e"], tmp_path)
+    change(tmp_path)
+    status, out, err = said("predict", clip.path(0), "--model", tmp_path)
+    assert (status, out) == (2, "") and err.startswith(f"ser-nb: {tmp_path}") and words in err and err.count("\n") == 1, err
+
+
+def test_a_model_brings_its_speaker_network(models, speech, tmp_path):
+    save(models["vggvox"], tmp_path)
+    again = load_model(tmp_path)
+    assert Path(again.recipe["speaker_weights"]).parent == tmp_path
+    pd.testing.assert_frame_equal(*(answers(stream([speech[:RATE]], RATE, model)) for model in (again, models["vggvox"])))
+    save(again, tmp_path)
+
+
+def test_a_speaker_encoder_that_is_not_installed(said, models, clip, tmp_path, monkeypatch):
+    save(models["ge2e"], tmp_path)
+    monkeypatch.setitem(sys.modules, "resemblyzer", None)
+    ge2e.cache_clear()
+    status, out, err = said("predict", clip.path(0), "--model", tmp_path)
+    assert (status, out) == (2, "") and "ser_nb[speaker]" in err and err.count("\n") == 1, err
 
 
 @pytest.mark.parametrize("words, expected", [(("-",), "- needs --sampling-rate"), (("a.wav", "--sampling-rate", 8000), "files say their own"), (("a.wav", "--window", 0), "window 0.0")], ids=["no rate", "rate of a file", "window"])

@@ -93,7 +93,7 @@ def _drawn_speakers(table, who, pool, test, train, share, seed, protocol):
         enough = [c for c, rows in parts.items() if share*len(set(who[rows])) >= 1] or parts
         dev = set().union(*(_dev_speakers(table, parts[c], seed, f"{test}/{c}", share) for c in enough))
     if dev: return dev
-    raise ValueError(f"none of the {len(everybody)} speakers of {', '.join(train)} can be held back for choosing: dev_share={share} of them is nobody, or each corpus has one speaker; add a corpus with several, or set dev_share=0")
+    raise ValueError(f"none of the {len(everybody)} speakers of {', '.join(train)} can be held back for choosing: dev_share={share} of them is nobody, or each corpus has one speaker; add a corpus with several, or hold nobody back with a share of 0")
 
 # %% ../../nbs/19_data.cross_corpus.ipynb #7fc424b5
 BALANCE = ("undersampling", "no_balanced", "balanced_aug")

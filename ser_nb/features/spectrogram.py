@@ -11,7 +11,6 @@ __all__ = ['SAMPLING_RATE', 'N_FFT', 'HOP', 'MELS', 'FLOOR', 'WINDOWS', 'TRIM', 
 import functools
 import io
 import os
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ import pandas as pd
 from ..core import AudioError, cache_root, check_name, key_of, named_seed, progress
 from ..data.audio import check_signal, mono, read_utterance, resample
 from ..data.corpus import Corpus
-from .cache import find_entries, kept_rows, mapped_entry, one_thread, save_entry
+from .cache import Ragged, find_entries, kept_rows, mapped_entry, one_thread, save_entry
 
 # %% ../../nbs/22_features.spectrogram.ipynb #aaf1a766
 SAMPLING_RATE = 16000  # Hz
@@ -81,20 +80,8 @@ def mel_of(
     return log_mel(trimmed(signal, trim), window).numpy()
 
 # %% ../../nbs/22_features.spectrogram.ipynb #96c0c1bf
-@dataclass(frozen=True)
-class Mels:
+class Mels(Ragged):
     "Spectrograms of utterances, read when they are asked for: mels[i] has shape (128, T), float16, dB"
-    paths:list # Of the n entries
-    table:pd.DataFrame # n rows of the corpus table, index 0..n-1
-    failures:pd.DataFrame # file, start, end, reason of the utterances without
-    key:str # Hash of all content keys
-    computed:int # Utterances that were not in the cache
-
-    def __len__(self): return len(self.paths)
-    def __getitem__(self, i): return np.load(self.paths[i], mmap_mode="r")
-    def __repr__(self):
-        failed = f", {len(self.failures)} failed" if len(self.failures) else ""
-        return f"Mels({len(self)} utterances{failed}, {self.computed} computed now)"
 
 def join(
     parts:list, # Of `Mels`, one for each corpus

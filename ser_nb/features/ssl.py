@@ -21,7 +21,7 @@ import pandas as pd
 from ..core import AudioError, cache_root, check_name, key_of, progress
 from ..data.audio import check_signal, mono, read_utterance, resample
 from ..data.corpus import Corpus
-from .cache import find_entries, kept_rows, mapped_entry, one_thread, save_entry
+from .cache import Ragged, find_entries, kept_rows, mapped_entry, one_thread, save_entry
 
 # %% ../../nbs/25_features.ssl.ipynb #c3e43c6e
 FAMILIES = ("whisper", "wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio", "wav2vec2-conformer")
@@ -431,20 +431,8 @@ def embeddings(
     return Embeddings(X, table, failures, key, computed)
 
 # %% ../../nbs/25_features.ssl.ipynb #e9d4be9a
-@dataclass(frozen=True)
-class Frames:
+class Frames(Ragged):
     "States of each utterance, read when they are asked for: frames[i] has shape (n_states, T, width), float16"
-    paths:list # Of the n entries
-    table:pd.DataFrame # n rows of the corpus table, index 0..n-1
-    failures:pd.DataFrame # file, start, end, reason of the utterances without
-    key:str # Hash of all content keys
-    computed:int # Utterances that were not in the cache
-
-    def __len__(self): return len(self.paths)
-    def __getitem__(self, i): return np.load(self.paths[i], mmap_mode="r")
-    def __repr__(self):
-        failed = f", {len(self.failures)} failed" if len(self.failures) else ""
-        return f"Frames({len(self)} utterances{failed}, {self.computed} computed now)"
 
 def _averaged(states, every):
     "Means of `every` frames, and of what is left"

@@ -244,7 +244,7 @@ def _published_tensors(path):
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"{path}: no such file; expected weights as .safetensors or .pth, such as cct_14_7x2_224_imagenet.pth")
     try: found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e: raise ValueError(f"{path}: cannot be read as weights ({str(e).splitlines()[0].rstrip('.') if str(e) else type(e).__name__}); expected .safetensors or a .pth that holds tensors only") from e
+    except Exception as e: raise ValueError(f"{path}: cannot be read as weights ({type(e).__name__}); expected .safetensors, or a .pth that holds tensors only") from e
     found = next((found[key] for key in ("state_dict", "model") if isinstance(found, dict) and isinstance(found.get(key), dict)), found)
     if not isinstance(found, dict): raise ValueError(f"{path}: holds a {type(found).__name__}, expected names and tensors, as state_dict() gives them")
     found = {old: v for old, v in found.items() if isinstance(old, str) and isinstance(v, torch.Tensor)}
