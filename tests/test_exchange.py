@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ser_nb.data.corpus import COLUMNS, EMOTIONS
-from ser_nb.data.exchange import CATEGORIES, FILL, KEYS, from_arff, from_hdf, from_netcdf, synthetic_table, to_hdf, to_netcdf, utterance_names
+from ser_nb.data.corpus import COLUMNS, EMOTIONS, cut, demo_tones, make_corpus
+from ser_nb.data.exchange import (CATEGORIES, FILL, KEYS, from_answers, from_arff, from_hdf, from_netcdf, from_tasks, from_triple, synthetic_table, to_answers, to_hdf, to_netcdf, to_probabilities,
+                                  to_triple, utterance_names)
+from ser_nb.data.partition import Fold, leak
 
 NAMES = ["pcm_loudness_sma_amean", "pcm_fftMag_mfcc_sma[4]_amean", "Größe, 'x'"]
 
@@ -355,3 +357,180 @@ def pickled(path):
 def test_we_write_no_pickles(tmp_path):
     assert pickled(to_hdf(tmp_path/"x.h5", *_named(*synthetic_table(SETS, SOURCES)))) == []
     assert "ang/axis0.name" in pickled(published(tmp_path/"y.h5")), "what pandas pickles is not found"
+
+
+# EmoNet's triples
+
+TRIPLE = dict(train=["f/0.wav,anger", "m/1.wav,happiness", "f/2.wav,anger"], val=["m/3.wav,happiness"], test=["f/4.wav,anger", "m/5.wav,happiness"])
+
+
+def triple(folder, audio=True, header="file,label", **changes):
+    "A published triple with audio/ beside it; None leaves a part out"
+    if audio: demo_tones(folder, 6)
+    for name, rows in (TRIPLE | changes).items():
+        if rows is not None: (folder/f"{name}.csv").write_text("\n".join([header, *rows]) + "\n")
+    return folder
+
+
+def read(folder, **options): return from_triple(*(folder/f"{part}.csv" for part in ("train", "val", "test")), **options)
+
+
+def test_a_triple_is_a_corpus_and_its_fold(tmp_path):
+    corpus, fold = read(triple(tmp_path), name="emo")
+    t = corpus.table
+    assert (corpus.name, set(t.corpus), corpus.root, len(corpus.problems), fold.name) == ("emo", {"emo"}, tmp_path, 0, "triple")
+    assert [[(t.file[i], t.emotion[i], t.part[i]) for i in rows] for rows in (fold.train, fold.dev, fold.test)] == [
+        [("f/0.wav", "angry", "train"), ("f/2.wav", "angry", "train"), ("m/1.wav", "happy", "train")], [("m/3.wav", "happy", "dev")], [("f/4.wav", "angry", "test"), ("m/5.wav", "happy", "test")]]
+    assert (t.speaker == "").all() and (t.duration > 0).all() and read(tmp_path)[0].name == tmp_path.name
+
+
+def test_files_are_found_beside_above_and_by_their_root(tmp_path):
+    demo_tones(tmp_path/"data", 6)
+    lists = tmp_path/"data"/"lists"/"tones"
+    lists.mkdir(parents=True)
+    assert read(triple(lists, audio=False))[0].root == tmp_path/"data"
+    elsewhere = tmp_path/"elsewhere"
+    elsewhere.mkdir()
+    assert read(triple(elsewhere, audio=False), root=tmp_path/"data")[0].table.file.iat[0] == "f/0.wav"
+    absolute = {part: [f"{tmp_path}/data/{row}" for row in rows] for part, rows in TRIPLE.items()}
+    corpus, _ = read(triple(elsewhere, audio=False, **absolute))
+    assert (corpus.root, corpus.table.file.tolist()) == (tmp_path/"data", ["f/0.wav", "f/2.wav", "f/4.wav", "m/1.wav", "m/3.wav", "m/5.wav"])
+    windows = {part: [".\\" + row.replace("/", "\\") for row in rows] for part, rows in TRIPLE.items()}
+    assert read(triple(elsewhere, audio=False, **windows), root=tmp_path/"data")[0].table.file.tolist() == corpus.table.file.tolist()
+
+
+def test_speakers_count_where_a_triple_names_them(tmp_path):
+    rows = {part: [f"{row.split(',')[0]},s{i % 2},{row.split(',')[1]}" for i, row in enumerate(rows)] for part, rows in TRIPLE.items()}
+    corpus, fold = read(triple(tmp_path, header="file,speaker,label", **rows))
+    assert set(corpus.table.speaker) == {"s0", "s1"} and leak(corpus.table, fold) == dict(rows=1., speakers=1.)
+
+
+def test_labels_of_ones_own_are_mapped(tmp_path):
+    own = {part: [row.replace("anger", "nervous").replace("happiness", "cheerful") for row in rows] for part, rows in TRIPLE.items()}
+    refused("unknown emotion 'nervous'.*map it with labels", lambda: read(triple(tmp_path, **own)))
+    assert set(read(tmp_path, labels=dict(nervous="fear", cheerful="happy"))[0].table.emotion) == {"fear", "happy"}
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(test=["f/4.wav,anger", "m/5.wav,sadness"]), "test.csv: has the label 'sad', which no readable row of .*train.csv has"), (dict(val=["m/3.wav,fear"]), "val.csv: has the label 'fear'"),
+    (dict(train=["f/0.wav,anger", "f/2.wav,anger"], val=["m/3.wav,anger"], test=["f/4.wav,anger"]), "train.csv: has one class, 'angry'; a classifier needs two"),
+    (dict(test=["f/2.wav,anger"]), r"test.csv: 'f/2.wav' was named before, in train.csv"), (dict(test=["./f//2.wav,anger"]), "test.csv: 'f/2.wav' was named before, in train.csv"),
+    (dict(val=["m/3.wav,happiness", "m/3.wav,happiness"]), "val.csv: 'm/3.wav' was named before, in val.csv"), (dict(val=[]), "val.csv: has no rows"),
+    (dict(train=["f/0.wav,anger", "m/1.wav,"]), "train.csv: row 3 has no label"), (dict(test=[",anger"]), "test.csv: row 2 has no file"), (dict(test=["f/4.wav"]), "test.csv: row 2 has no label"),
+    (dict(header="path,label"), "train.csv: has no column 'file'; it has path, label"), (dict(header="file,class"), "has no column 'label'")])
+def test_wrong_triples(tmp_path, changes, words): refused(words, lambda: read(triple(tmp_path, **changes)))
+
+
+def test_missing_and_damaged_audio(tmp_path):
+    gone = triple(tmp_path, train=["f/9.wav,anger", *TRIPLE["train"]])
+    refused(r"train.csv: names 'f/9.wav', which is not under .* \(1 of 7 files are missing\)", lambda: read(gone), FileNotFoundError)
+    refused(r"\(6 of 6 files are missing\); give the folder", lambda: read(triple(tmp_path), root=tmp_path/"f"), FileNotFoundError)
+    refused("val.csv: no such table", lambda: from_triple(tmp_path/"train.csv", tmp_path/"none"/"val.csv", tmp_path/"test.csv"), FileNotFoundError)
+    (tmp_path/"f"/"2.wav").write_bytes(b"RIFF")
+    corpus, fold = read(tmp_path)
+    assert corpus.problems.file.tolist() == ["f/2.wav"] and (len(fold.train), len(fold.dev), len(fold.test)) == (2, 1, 2) and corpus.table.part[fold.test].tolist() == ["test"]*2
+    (tmp_path/"m"/"3.wav").write_bytes(b"")
+    refused("val.csv: none of its files can be read", lambda: read(tmp_path))
+
+
+def test_segments_of_a_file_are_utterances(tmp_path):
+    rows = dict(train=["f/2.wav,0,0.5,anger", "f/2.wav,0.5,1,happiness"], val=["m/1.wav,,,anger"], test=["f/2.wav,1,,anger"])
+    corpus, fold = read(triple(tmp_path, header="file,start,end,label", **rows))
+    assert corpus.table.start[fold.train].tolist() == [0, .5] and corpus.table.start[fold.test].tolist() == [1.] and len(fold.dev) == 1
+    refused("segments, and a triple names whole files", lambda: to_triple(corpus, fold, tmp_path/"out"))
+
+
+def test_triples_there_and_back(tmp_path):
+    rows = demo_tones(tmp_path/"a, b", 12)
+    for i, row in enumerate(rows): row |= dict(sentence=f"0{i}, so")
+    corpus, fold = make_corpus("x", rows, tmp_path/"a, b"), Fold("x", np.arange(2, 10), np.array([0, 1]), np.array([10, 11]))
+    out = to_triple(corpus, fold, tmp_path/"t"/"x")
+    assert sorted(os.listdir(out)) == ["test.csv", "train.csv", "val.csv"]
+    lines = (out/"test.csv").read_text().splitlines()
+    assert lines[0] == "file,speaker,gender,sentence,label" and len(lines) == 3
+    again, found = read(out, root=corpus.root)
+    pd.testing.assert_frame_equal(again.table.drop(columns="part"), corpus.table)
+    for part in ("train", "dev", "test"): np.testing.assert_array_equal(getattr(found, part), getattr(fold, part))
+    plain = make_corpus("x", [dict(file=r["file"], emotion=r["emotion"]) for r in rows], corpus.root)
+    assert (to_triple(plain, fold, tmp_path/"plain")/"train.csv").read_text().startswith("file,label\n")
+
+
+def test_folds_that_no_triple_can_say(tmp_path):
+    corpus = make_corpus("x", demo_tones(tmp_path, 6), tmp_path)
+    refused("fold 'x' of corpus 'x' has no dev rows", lambda: to_triple(corpus, Fold("x", np.arange(4), np.arange(0), np.arange(4, 6)), tmp_path/"out"))
+    unlabelled = make_corpus("x", [dict(file=f"{'fm'[i % 2]}/{i}.wav", emotion="sad" if i else "") for i in range(6)], tmp_path)
+    refused("f/0.wav has no label", lambda: to_triple(unlabelled, Fold("x", np.arange(3), np.arange(3, 4), np.arange(4, 6)), tmp_path/"out"))
+    refused("has segments", lambda: to_triple(cut(corpus, .4), Fold("x", np.arange(3), np.arange(3, 4), np.arange(4, 6)), tmp_path/"out"))
+    assert not (tmp_path/"out").exists()
+
+
+def test_a_folder_of_tasks(tmp_path):
+    demo_tones(tmp_path, 6)
+    for task in ("emovo", "demos", "notes"): (tmp_path/task).mkdir()
+    triple(tmp_path/"emovo", audio=False), triple(tmp_path/"demos", audio=False, val=None, devel=TRIPLE["val"])
+    tasks = from_tasks(tmp_path)
+    assert list(tasks) == ["demos", "emovo"] and tasks["demos"][0].name == "demos" and tasks["demos"][0].table.drop(columns="corpus").equals(tasks["emovo"][0].table.drop(columns="corpus"))
+    assert list(from_tasks(tmp_path, ["emovo"])) == ["emovo"] == list(from_tasks(tmp_path/"emovo")) and list(from_tasks(tmp_path, ["emovo", "demos"])) == ["emovo", "demos"]
+    refused("task 'emovo' is named 2 times", lambda: from_tasks(tmp_path, ["emovo", "demos", "emovo"]))
+    refused("unknown task in .* 'emodb': did you mean 'emovo'", lambda: from_tasks(tmp_path, ["emodb"]))
+    triple(tmp_path/"demos", audio=False)
+    refused("demos: has val.csv and devel.csv; keep one", lambda: from_tasks(tmp_path))
+    triple(tmp_path/"notes", audio=False, train=None)
+    refused("notes: has no train.csv", lambda: from_tasks(tmp_path, ["notes"]), FileNotFoundError)
+    refused("no such folder", lambda: from_tasks(tmp_path/"none"), FileNotFoundError)
+    refused("no sub-folder has a train.csv", lambda: from_tasks(tmp_path/"f"), FileNotFoundError)
+
+
+# EmoNet's answers
+
+def answers(classes=("sad", "angry", "happy"), n=6, seed=0):
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(len(classes)), n)
+    return pd.DataFrame(dict(corpus="x", file=[f"a/b/c/d/{i}.wav" for i in range(n)], repeat=0, truth=rng.choice(classes, n), prediction=np.array(classes)[p.argmax(1)]) | {f"p_{c}": p[:, i] for i, c in enumerate(classes)})
+
+
+@pytest.mark.parametrize("classes", [("sad", "angry"), ("sad", "angry", "happy")])
+def test_answers_have_a_column_for_every_class(tmp_path, classes):
+    table = answers(classes)
+    written = pd.read_csv(to_answers(tmp_path/"a"/"x.csv", table))
+    assert list(written) == ["filename", *(f"probability_{c}" for c in sorted(classes)), "pred_label", "true_label"]
+    assert written.filename.iat[0] == "b/c/d/0.wav" and written.probability_angry.tolist() == table.p_angry.tolist() and written.true_label.tolist() == table.truth.tolist()
+    found = from_answers(tmp_path/"a"/"x.csv")
+    assert list(found) == ["file", "truth", "prediction", *(f"p_{c}" for c in sorted(classes))]
+    pd.testing.assert_frame_equal(found.drop(columns="file"), table[list(found)].drop(columns="file"), check_dtype=False)
+
+
+def test_names_that_four_parts_do_not_tell_apart_stay_whole(tmp_path):
+    table = answers().assign(file=[f"{i}/b/c/d/e.wav" for i in range(6)])
+    assert pd.read_csv(to_answers(tmp_path/"x.csv", table)).filename.tolist() == table.file.tolist()
+    for twice in (pd.concat([table, table.assign(repeat=1)]), table.assign(file="talk.wav", start=np.arange(6))):
+        refused("has several rows", lambda: to_answers(tmp_path/"y.csv", twice))
+    assert not (tmp_path/"y.csv").exists()
+
+
+def test_the_swapped_column_of_the_original_is_put_right(tmp_path):
+    table = answers(("sad", "angry"))
+    table.assign(filename=table.file, probability_angry=table.p_sad, pred_label=table.prediction, true_label=table.truth)[["filename", "probability_angry", "pred_label", "true_label"]].to_csv(tmp_path/"x.csv", index=False)
+    found = from_answers(tmp_path/"x.csv")
+    np.testing.assert_allclose(found[["p_angry", "p_sad"]], table[["p_angry", "p_sad"]], atol=1e-12)
+    table.assign(filename=table.file, probability_angry=table.p_angry, pred_label=table.prediction, true_label=table.truth)[["filename", "probability_angry", "pred_label", "true_label"]].to_csv(tmp_path/"x.csv", index=False)
+    refused("x.csv: row 2 answers another class than the most probable one", lambda: from_answers(tmp_path/"x.csv"))
+
+
+@pytest.mark.parametrize("text, words", [
+    ("filename,probability_a,probability_b,pred_label,true_label\nx,.5,.4,a,a", "row 2 has probabilities that do not sum to 1"), ("filename,probability_a,probability_b,pred_label,true_label\nx,.5,.5,a,c", "names the class 'c', which has no column"),
+    ("filename,probability_a,probability_b,pred_label,true_label\nx,.9,.1,a,a\ny,.9,.1,b,a", "row 3 answers another class"), ("filename,probability_a,pred_label,true_label\nx,.9,a,a", "one column of probabilities, 'probability_a', and 0 further"),
+    ("filename,probability_a,probability_b,pred_label,true_label\nx,.9,none,a,a", "b is 'none' in row 2, expected a number"), ("filename,pred_label,true_label\nx,a,a", "names the class 'a', which has no column"),
+    ("filename,probability_a,probability_b,pred_label\nx,.9,.1,a", "has no column 'true_label'"), ("filename,probability_a,probability_b,pred_label,true_label\n", "has no rows"),
+    ("filename,probability_a,probability_b,pred_label,true_label\nx,.9,.1,a", "names the class ''")])
+def test_wrong_answers(tmp_path, text, words):
+    (tmp_path/"x.csv").write_text(text)
+    refused(f"x.csv.*({words})", lambda: from_answers(tmp_path/"x.csv"))
+
+
+def test_probabilities_of_files_without_labels(tmp_path):
+    tasks = dict(emovo=pd.DataFrame(dict(sad=[.25, .5], angry=[.75, .5]), index=[7, 8]), tones=pd.DataFrame(dict(happy=[1., 0], fear=[0, 1.])))
+    found = pd.read_csv(to_probabilities(tmp_path/"x.csv", [Path("a/b/c/d/1.wav"), "2.wav"], tasks))
+    assert list(found) == ["filename", "emovo_probability_angry", "emovo_probability_sad", "tones_probability_fear", "tones_probability_happy"]
+    assert found.filename.tolist() == ["b/c/d/1.wav", "2.wav"] and found.emovo_probability_sad.tolist() == [.25, .5] and found.tones_probability_fear.tolist() == [0, 1]
+    refused("task 'tones' has 1 answers for 2 files", lambda: to_probabilities(tmp_path/"y.csv", ["1.wav", "2.wav"], tasks | dict(tones=tasks["tones"][:1])))

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
 from ser_nb.metrics import confusion, f1_macro, labels_of, mean_confusion, normalise_rows, per_repeat, recalls, uar, war
-from ser_nb.statistics import bootstrap, class_mean, compare, hits_of, holm, interval, permutation_p, score
+from ser_nb.statistics import FEW_SEEDS, almost_stochastic_order, bootstrap, class_mean, compare, hits_of, holm, interval, mcnemar, permutation_p, score, violation_ratio
 
 LABELS = ["angry", "happy", "neutral", "sad"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*test speaker")
@@ -266,3 +266,109 @@ def test_holm_against_its_definition(seed):
     expected = [min(1, max((7 - j)*p[order[j]] for j in range(7) if p[order[j]] <= p[i])) for i in range(7)]
     np.testing.assert_allclose(holm(p), expected)
     assert (holm(p) >= p).all() and holm([.2]).tolist() == [.2] and holm([.6, .9]).tolist() == [1, 1]
+
+
+# McNemar
+
+def answered(both, only_a, only_b, neither):
+    "Two systems with these counts, in a random order of rows"
+    right = np.repeat([[1, 1], [1, 0], [0, 1], [0, 0]], [both, only_a, only_b, neither], axis=0)
+    table = predictions(n=len(right), repeats=1)
+    wrong = np.where(table.truth == "sad", "happy", "sad")
+    return [table.assign(prediction=np.where(column, table.truth, wrong)).sample(frac=1, random_state=i) for i, column in enumerate(right.T)]
+
+
+def test_mcnemar_by_hand():
+    "3 of 12 discordant answers, twice the lower tail of a fair coin: 2 (1 + 12 + 66 + 220)/4096"
+    a, b = answered(20, 9, 3, 8)
+    assert mcnemar(a, b) == dict(both=20, only_a=9, only_b=3, neither=8, p=pytest.approx(2*299/4096, abs=1e-12))
+    assert mcnemar(b, a) == dict(both=20, only_a=3, only_b=9, neither=8, p=pytest.approx(2*299/4096, abs=1e-12))
+    assert mcnemar(*answered(5, 0, 0, 5))["p"] == mcnemar(*answered(5, 4, 4, 5))["p"] == 1 and mcnemar(*answered(0, 6, 0, 0))["p"] == 2/64
+
+
+@pytest.mark.parametrize("counts", [(40, 11, 25, 24), (100, 60, 20, 20), (0, 1, 0, 3), (30, 7, 7, 3)])
+def test_mcnemar_agrees_with_statsmodels(counts):
+    from statsmodels.stats.contingency_tables import mcnemar as reference
+    both, only_a, only_b, neither = counts
+    assert mcnemar(*answered(*counts))["p"] == pytest.approx(reference([[both, only_a], [only_b, neither]], exact=True).pvalue, rel=1e-9)
+
+
+def test_mcnemar_wants_one_training_and_the_same_rows():
+    a, b = answered(20, 9, 3, 8)
+    for pair in ((a, predictions(n=40, repeats=2)), (predictions(n=40, repeats=2), b)):
+        with pytest.raises(ValueError, match="a table has 2 repeats; give one of them"): mcnemar(*pair)
+    with pytest.raises(ValueError, match="not tested on the same rows"): mcnemar(a, b[1:])
+
+
+# Almost stochastic order
+
+@pytest.mark.parametrize("a, b, expected", [([3, 4], [1, 2], 0), ([1, 2], [3, 4], 1), ([1, 3], [2, 2], 1/2), ([0, 4], [1, 2, 2], 6/18), ([0, 2, 4], [1], 1/11), ([5, 5], [5, 5, 5], 1/2), ([1, 2, 6], [2, 3, 4], 2/6)])
+def test_violation_by_hand(a, b, expected):
+    assert violation_ratio(a, b) == pytest.approx(expected, abs=1e-12)
+    assert violation_ratio(b, a) == pytest.approx(1 - expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("n, m", [(2, 2), (7, 7), (5, 8), (10, 4)])
+def test_violation_is_the_integral_over_quantiles(n, m):
+    rng = np.random.default_rng([n, m])
+    a, b, t = rng.normal(.3, 1.5, n), rng.normal(size=m), (np.arange(n*m*50) + .5)/(n*m*50)
+    d = np.quantile(a, t, method="inverted_cdf") - np.quantile(b, t, method="inverted_cdf")
+    assert violation_ratio(a, b) == pytest.approx((np.minimum(d, 0)**2).sum()/(d**2).sum(), abs=1e-9)
+    assert violation_ratio(10*a + 3, 10*b + 3) == pytest.approx(violation_ratio(rng.permutation(a), b), abs=1e-12)
+    many = rng.normal(size=(4, 6, n)), rng.normal(size=(4, 6, m))
+    assert violation_ratio(*many)[2, 5] == violation_ratio(many[0][2, 5], many[1][2, 5]) and violation_ratio(*many).shape == (4, 6)
+
+
+@pytest.mark.parametrize("k", [-1.5, -.4, 0, .4, 1.5])
+def test_violation_between_normal_distributions(k):
+    "The quantiles of N(k, 2²) and N(0, 1) differ by k + Z, so ε = ((1 + k²)Φ(-k) - kφ(k))/(1 + k²)"
+    from scipy.stats import norm
+    z = norm.ppf((np.arange(20000) + .5)/20000)
+    assert violation_ratio(k + 2*z, z) == pytest.approx(norm.cdf(-k) - k*norm.pdf(k)/(1 + k*k), abs=1e-3)
+
+
+def test_the_bound_is_that_of_the_paper():
+    "√(nm/(n + m)) (ε* - ε) bootstrapped in a loop, and divided by its factor again"
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(.5, 1, 12), rng.normal(0, 1, 9)
+    factor, epsilon = np.sqrt(12*9/21), violation_ratio(a, b)
+    spread = np.std([factor*(violation_ratio(rng.choice(a, 12), rng.choice(b, 9)) - epsilon) for _ in range(4000)])
+    with pytest.warns(UserWarning, match="9 trainings"): found = almost_stochastic_order(a, b, n_samples=4000)
+    assert found == dict(violation=float(epsilon), bound=pytest.approx(epsilon + 1.6449*spread/factor, abs=.02))
+    with pytest.warns(UserWarning): wider = almost_stochastic_order(a, b, .99, n_samples=4000)
+    assert (wider["bound"] - epsilon)/(found["bound"] - epsilon) == pytest.approx(2.3263/1.6449, rel=1e-3)
+
+
+def test_known_orders():
+    rng = np.random.default_rng(4)
+    a = rng.normal(.6, .02, 10)
+    assert almost_stochastic_order(a + .1, a) == dict(violation=0, bound=0)
+    assert almost_stochastic_order(a, a + .1) == dict(violation=1, bound=1)
+    assert almost_stochastic_order(a, a)["violation"] == .5 < almost_stochastic_order(a, a)["bound"] <= 1
+    assert almost_stochastic_order([.7]*10, [.6]*10)["bound"] == 0 and almost_stochastic_order([.6]*10, [.6]*10) == dict(violation=.5, bound=.5)
+    assert almost_stochastic_order(a, a[::-1] + .01) == almost_stochastic_order(a[::-1], a + .01) == almost_stochastic_order(list(a), a + .01)
+    b = rng.normal(.59, .02, 10)
+    bounds = [almost_stochastic_order(a + .005, b, **k)["bound"] for k in ({}, dict(seed=1), dict(n_samples=50), dict(level=.9))]
+    assert len(set(bounds)) == 4 and bounds[3] < bounds[0]
+
+
+def test_equal_systems_are_seldom_convincingly_ordered():
+    rng, found = np.random.default_rng(1), []
+    for _ in range(200): found.append([almost_stochastic_order(rng.normal(shift, 1, 10), rng.normal(0, 1, 10), n_samples=200)["bound"] for shift in (0, 2)])
+    null, apart = np.transpose(found)
+    assert np.mean(null < .2) < .1 and .08 < np.mean(null < .5) < .3 and np.mean(apart < .2) > .9
+
+
+@pytest.mark.parametrize("scores", [[.5], [], [.5, np.nan], [.5, np.inf], [[.5, .6]]])
+def test_scores_that_cannot_be_ordered(scores):
+    for pair in ((scores, [.5, .6]), ([.5, .6], scores)):
+        with pytest.raises(ValueError, match="two finite scores at least"): almost_stochastic_order(*pair)
+    with pytest.raises(ValueError, match="level=95: expected a number between 0 and 1"): almost_stochastic_order([.5, .6], [.5, .6], 95)
+
+
+@pytest.mark.parametrize("n", [2, FEW_SEEDS - 1, FEW_SEEDS])
+def test_few_trainings_are_said(n):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        almost_stochastic_order(np.arange(n), np.arange(20))
+    assert [str(w.message)[:len(f"{n} trainings")] for w in caught] == [f"{n} trainings"]*(n < FEW_SEEDS)
