@@ -90,14 +90,14 @@ ssl: ## exp7 and exp8 of an encoder under SER_NB_WEIGHTS: frozen, after fine-tun
 	$$run -f params/exp7/design.yaml -p first 3 -p factors "{layers: 3}" || exit 1; $$run -f params/exp7/design.yaml -p factors "{layers: 6}" || exit 1; \
 	for corpus in emovo ravdess; do $(BIN)/ser-nb exp8 -f params/exp8/$$corpus.yaml -p encoders "[$(ENCODER)]" --record || exit 1; done
 
-pictures: ## exp6: each of four corpora tested in turn by a linear SVM and by transformers on spectrograms, without and with a speaker's vector; then three classes, a speaker network that is trained, and baselines, on EMOVO (90 minutes on 2 cores)
+pictures: ## exp6: each of four corpora tested in turn by a linear SVM and by transformers on spectrograms, without and with a speaker's vector; then three classes, and a speaker network that is trained, on EMOVO (90 minutes on 2 cores)
 	$(NEEDS_VENV)
 	for corpus in emovo ravdess nemo urdu; do for model in svm cct speaker_vgg_cct speaker_vgg_cct_end_to_end speaker_vgg_cct_end_to_end_speaker_token; do \
 	  $(BIN)/ser-nb exp6 -f params/exp6/$$corpus.yaml -p model $$model --record || exit 1; done; \
 	  $(BIN)/ser-nb exp6 -f params/exp6/$$corpus.yaml -p model svm -p features ge2e --record || exit 1; done; \
 	run="$(BIN)/ser-nb exp6 -f params/exp6/emovo.yaml --record"; \
 	for model in svm cct speaker_vgg_cct_end_to_end; do $$run -p classes 3 -p model $$model || exit 1; done; \
-	$$run -p model small_cnn && $$run -p model speaker_cct_trained -p speaker_width 0.0625 -p high_seed 0
+	$$run -p model speaker_cct_trained -p speaker_width 0.0625 -p high_seed 0
 
 reproduce: ## every run and audit behind outputs/recorded/ again, from the corpora in SER_NB_DATA (nine to ten hours on two cores)
 	$(NEEDS_VENV)
