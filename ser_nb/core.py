@@ -88,7 +88,7 @@ def data_root(
     if folder and folder.is_dir(): return folder
     found = f"{folder} is not there" if folder else "SER_NB_DATA is not set"
     inside = f" holding {layout}" if layout else ""
-    raise FileNotFoundError(f"corpus {corpus!r} not found: {found}; expected the folder $SER_NB_DATA/{corpus}{inside}, or take the corpus demo")
+    raise FileNotFoundError(f"corpus {corpus!r} not found: {found}; expected the folder $SER_NB_DATA/{corpus}{inside}, or take the corpus demo, in most experiments -p corpus demo")
 
 # %% ../nbs/00_core.ipynb #c16feb2d
 PRESETS = ("tiny", "small", "paper")
